@@ -1,0 +1,263 @@
+"""Typed parameters: one frozen section a stage, read from params.yaml. Unknown keys are refused by name."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from posefoundry.errors import PosefoundryError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+MAX_STRIDE_PX = 32
+
+
+class Section(BaseModel):
+    """A frozen group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SyntheticSource(Section):
+    """Drawn people: how many images, how large, how crowded."""
+
+    image_size_px: Annotated[int, Field(ge=64, le=2048)] = 192
+    train_images: PositiveInt = 5000
+    val_images: PositiveInt = 200
+    test_images: PositiveInt = 400
+    max_persons: Annotated[int, Field(ge=1, le=12)] = 4
+
+
+class CocoSource(Section):
+    """A folder in the layout of the COCO 2017 release; `{split}` stands for train, val and test."""
+
+    root: Path = Path("data/source")
+    annotations: str = "annotations/person_keypoints_{split}2017.json"
+    images: str = "{split}2017"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+    @model_validator(mode="after")
+    def _templates_name_the_split(self) -> Self:
+        for name in ("annotations", "images"):
+            if "{split}" not in getattr(self, name):
+                raise ValueError(f"{name} must contain {{split}}, got {getattr(self, name)!r}")
+        return self
+
+
+class Ingest(Section):
+    """Where the data comes from."""
+
+    source: Literal["synthetic", "coco"] = "synthetic"
+    seed: NonNegativeInt = 7
+    synthetic: SyntheticSource = SyntheticSource()
+    coco: CocoSource = CocoSource()
+
+
+class Convert(Section):
+    """How COCO becomes YOLO pose labels."""
+
+    images: Literal["hardlink", "symlink", "copy"] = "hardlink"
+    min_box_side_px: PositiveFloat = 1.0
+
+
+class Validate(Section):
+    """What the data must fulfil before anybody trains on it."""
+
+    min_persons_per_split: PositiveInt = 1
+    max_set_aside_fraction: Fraction = 0.01
+
+
+class LossGains(Section):
+    """Weights of the five loss terms, as published for YOLOv8-pose."""
+
+    box: NonNegativeFloat = 7.5
+    cls: NonNegativeFloat = 0.5
+    dfl: NonNegativeFloat = 1.5
+    pose: NonNegativeFloat = 12.0
+    kobj: NonNegativeFloat = 1.0
+
+
+class Augment(Section):
+    """What happens to a training image."""
+
+    flip_probability: Fraction = 0.5
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    scale_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    hsv_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015
+    hsv_saturation: Fraction = 0.7
+    hsv_value: Fraction = 0.4
+    mosaic_probability: Fraction = 1.0
+    mosaic_off_epochs: NonNegativeInt = 10
+
+
+class Train(Section):
+    """The model and how it learns."""
+
+    model: Annotated[str, Field(pattern=r"^yolo[a-z0-9]+-pose(-p6)?$")] = "yolov8n-pose"
+    weights: Path | None = None
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 16
+    image_size_px: Annotated[int, Field(ge=MAX_STRIDE_PX, le=4096, multiple_of=MAX_STRIDE_PX)] = 640
+    processes: PositiveInt = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    seed: NonNegativeInt = 0
+    optimizer: Literal["adamw", "sgd"] = "sgd"
+    learning_rate: PositiveFloat = 0.01
+    final_learning_rate_fraction: Fraction = 0.01
+    schedule: Literal["cosine", "linear"] = "linear"
+    warmup_epochs: NonNegativeFloat = 3.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
+    weight_decay: NonNegativeFloat = 0.0005
+    gradient_clip_norm: PositiveFloat = 10.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    ema_ramp_updates: PositiveFloat = 2000.0
+    validate_every_epochs: PositiveInt = 1
+    cache_images: bool = True
+    loader_workers: NonNegativeInt = 0
+    loss: LossGains = LossGains()
+    augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size is the global batch and must be a multiple of processes, got {self.batch_size} and "
+                f"{self.processes}"
+            )
+        if self.warmup_epochs >= self.epochs and self.epochs > 1:
+            raise ValueError(
+                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} and {self.epochs}"
+            )
+        return self
+
+
+class Evaluate(Section):
+    """How the best weights are judged on the test split."""
+
+    confidence: Fraction = 0.001
+    nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.7
+    max_detections: PositiveInt = 300
+    batch_size: PositiveInt = 16
+    overlay_images: NonNegativeInt = 8
+
+
+class Gate(Section):
+    """What a candidate must reach. Keys of both tables are metrics of the evaluate stage, such as `oks_ap`."""
+
+    floors: dict[str, Fraction] = {"oks_ap": 0.3}
+    max_regression: dict[str, Fraction] = {"oks_ap": 0.01}
+
+
+class OnnxExport(Section):
+    """The ONNX artifact."""
+
+    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    parity_images: PositiveInt = 8
+    max_parity_error_px: PositiveFloat = 0.05
+
+
+class TensorRtExport(Section):
+    """The TensorRT engine, built where an NVIDIA GPU and the tensorrt package are present."""
+
+    build: Literal["auto", "never"] = "auto"
+    precision: Literal["float32", "float16"] = "float16"
+    max_batch_size: PositiveInt = 8
+
+
+class Export(Section):
+    """What ships."""
+
+    onnx: OnnxExport = OnnxExport()
+    tensorrt: TensorRtExport = TensorRtExport()
+
+
+class Benchmark(Section):
+    """How latency is measured."""
+
+    batch_sizes: Annotated[list[PositiveInt], Field(min_length=1)] = [1, 8]
+    threads: NonNegativeInt = 0
+    warmup_runs: NonNegativeInt = 5
+    timed_runs: PositiveInt = 30
+
+
+class Register(Section):
+    """The model's place in the MLflow registry."""
+
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "posefoundry"
+    experiment: Annotated[str, Field(min_length=1)] = "posefoundry"
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    ingest: Ingest = Ingest()
+    convert: Convert = Convert()
+    validate_: Annotated[Validate, Field(alias="validate")] = Validate()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    export: Export = Export()
+    benchmark: Benchmark = Benchmark()
+    register_: Annotated[Register, Field(alias="register")] = Register()
+
+    def section(self, stage: str) -> Section:
+        """Returns the section of a stage by the stage's name."""
+        attribute = f"{stage}_" if stage in ("validate", "register") else stage
+        return getattr(self, attribute)
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks params.yaml.
+
+    Raises:
+        PosefoundryError: The file is missing or not YAML, a key is unknown, or a value is impossible; every
+            fault is listed with its setting's dotted name.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise PosefoundryError(f"{path}: expected the parameters here, found no file.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PosefoundryError(f"{path}: expected YAML, got: {error}") from None
+    if not isinstance(content, dict):
+        raise PosefoundryError(f"{path}: expected one section a stage, got {type(content).__name__}.")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise PosefoundryError(f"{path}: " + describe_validation_error(error, Params)) from None
+
+
+def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """Puts pydantic's findings into sentences that name the setting and, for an unknown key, the nearest known one."""
+    sentences = []
+    for fault in error.errors():
+        name = ".".join(str(part) for part in fault["loc"]) or "the file"
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(model, fault["loc"][:-1])
+            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            sentences.append(f"unknown setting {name!r}; {hint}")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
+            sentences.append(f"{name}: {message}{given}")
+    return "; ".join(sentences) + "."
+
+
+def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        inner = fields.get(str(part))
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]

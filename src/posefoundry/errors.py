@@ -1,0 +1,16 @@
+"""What goes wrong in ways a user can mend: every message says what was expected, what was got, where, and what to do."""
+
+
+class PosefoundryError(Exception):
+    """A fault of input, configuration or environment. Shown as one message, never as a traceback.
+
+    Stages and the command line end with `exit_status` when they meet one.
+    """
+
+    exit_status = 2
+
+
+class RejectedError(PosefoundryError):
+    """A gate said no. The candidate is not good enough; the program works."""
+
+    exit_status = 3

@@ -1,0 +1,58 @@
+"""How a stage becomes a command: arguments from its signature, parameters from its section, faults as messages."""
+
+import argparse
+import ctypes
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from posefoundry.config import load_params
+from posefoundry.errors import PosefoundryError, RejectedError
+
+# Nothing in the pipeline may wait for the network or report home, whatever a library's own default is.
+OFFLINE_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def run_as_command(stage: str, run: Callable[..., None]) -> None:
+    """Runs a stage from the command line and ends the process with its exit status.
+
+    `run(settings, *, name: Path, ...)` gets its own section of the parameters and one `--name PATH` for each
+    keyword argument, which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by a gate.
+    """
+    _die_with_parent()
+    for name, value in OFFLINE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    parser = argparse.ArgumentParser(prog=f"python -m posefoundry.stages.{stage}", description=run.__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (params.yaml)")
+    paths = [name for name, p in inspect.signature(run).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for name in paths:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
+    arguments = parser.parse_args()
+    try:
+        settings = load_params(arguments.params).section(stage)
+        run(settings, **{name: getattr(arguments, name) for name in paths})
+    except RejectedError as verdict:
+        print(f"{stage}: rejected. {verdict}", file=sys.stderr)
+        sys.exit(verdict.exit_status)
+    except PosefoundryError as error:
+        print(f"{stage}: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to end this process when DVC is killed, so that no orphan writes into what the next run makes."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
