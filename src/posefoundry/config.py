@@ -134,9 +134,7 @@ class Train(Section):
                 f"{self.processes}"
             )
         if self.warmup_epochs >= self.epochs and self.epochs > 1:
-            raise ValueError(
-                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} and {self.epochs}"
-            )
+            raise ValueError(f"warmup_epochs must be less than epochs, got {self.warmup_epochs} and {self.epochs}")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in ways a user can mend: every message says what was expected, what was got, where, and what to do."""
+"""What goes wrong in ways a user can mend: each message says what was expected, what was got, where, what to do."""
 
 
 class PosefoundryError(Exception):

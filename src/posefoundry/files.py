@@ -31,9 +31,7 @@ def write_text_atomic(path: Path, content: str) -> None:
 
 def write_json_atomic(path: Path, content: Any) -> None:
     """Writes JSON that any reader accepts, whole or not at all: NaN and infinities, which JSON lacks, become null."""
-    write_text_atomic(
-        path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    write_text_atomic(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _finite(content: Any) -> Any:
@@ -64,9 +62,7 @@ def read_json(path: Path) -> Any:
             "Restore or export the file again."
         ) from None
     except RecursionError:
-        raise PosefoundryError(
-            f"{path}: expected an annotation file, got JSON nested too deep to read."
-        ) from None
+        raise PosefoundryError(f"{path}: expected an annotation file, got JSON nested too deep to read.") from None
 
 
 @contextmanager

@@ -32,9 +32,7 @@ class Skeleton:
     def __post_init__(self) -> None:
         n = self.n_keypoints
         if n == 0 or len(set(self.keypoint_names)) != n:
-            raise PosefoundryError(
-                f"A skeleton needs distinct keypoint names, got {list(self.keypoint_names)}."
-            )
+            raise PosefoundryError(f"A skeleton needs distinct keypoint names, got {list(self.keypoint_names)}.")
         if sorted(self.flip_indices) != list(range(n)) or any(
             self.flip_indices[j] != i for i, j in enumerate(self.flip_indices)
         ):
@@ -42,9 +40,7 @@ class Skeleton:
                 f"flip_indices must exchange keypoints pairwise among 0..{n - 1}, got {list(self.flip_indices)}."
             )
         if len(self.sigmas) != n or min(self.sigmas) <= 0:
-            raise PosefoundryError(
-                f"A skeleton of {n} keypoints needs {n} positive sigmas, got {list(self.sigmas)}."
-            )
+            raise PosefoundryError(f"A skeleton of {n} keypoints needs {n} positive sigmas, got {list(self.sigmas)}.")
         if any(not 0 <= i < n for edge in self.edges for i in edge):
             raise PosefoundryError(f"Edges must name keypoints 0..{n - 1}, got {list(self.edges)}.")
 

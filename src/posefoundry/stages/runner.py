@@ -27,7 +27,8 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
     """Runs a stage from the command line and ends the process with its exit status.
 
     `run(settings, *, name: Path, ...)` gets its own section of the parameters and one `--name PATH` for each
-    keyword argument, which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by a gate.
+    keyword argument, which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by
+    a gate.
     """
     _die_with_parent()
     for name, value in OFFLINE_ENVIRONMENT.items():
