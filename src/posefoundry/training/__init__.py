@@ -1,0 +1,1 @@
+"""Batches and augmentation, assignment, losses, the loop, distribution."""
