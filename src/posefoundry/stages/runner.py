@@ -26,22 +26,25 @@ OFFLINE_ENVIRONMENT = {
 def run_as_command(stage: str, run: Callable[..., None]) -> None:
     """Runs a stage from the command line and ends the process with its exit status.
 
-    `run(settings, *, name: Path, ...)` gets its own section of the parameters and one `--name PATH` for each
-    keyword argument, which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by
-    a gate.
+    `run(settings, other_stage, ..., *, name: Path, ...)` gets its own section of the parameters, the section of each
+    other stage that a further positional argument is named after, and one `--name PATH` for each keyword argument,
+    which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by a gate.
     """
-    _die_with_parent()
+    die_with_parent()
     for name, value in OFFLINE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     parser = argparse.ArgumentParser(prog=f"python -m posefoundry.stages.{stage}", description=run.__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameters (params.yaml)")
-    paths = [name for name, p in inspect.signature(run).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    signature = inspect.signature(run).parameters
+    paths = [name for name, parameter in signature.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    other_stages = [name for name in signature if name not in paths][1:]
     for name in paths:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
     arguments = parser.parse_args()
     try:
-        settings = load_params(arguments.params).section(stage)
-        run(settings, **{name: getattr(arguments, name) for name in paths})
+        params = load_params(arguments.params)
+        sections = [params.section(name) for name in (stage, *other_stages)]
+        run(*sections, **{name: getattr(arguments, name) for name in paths})
     except RejectedError as verdict:
         print(f"{stage}: rejected. {verdict}", file=sys.stderr)
         sys.exit(verdict.exit_status)
@@ -52,7 +55,7 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
         sys.exit(130)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Asks Linux to end this process when DVC is killed, so that no orphan writes into what the next run makes."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
