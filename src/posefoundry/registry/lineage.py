@@ -1,0 +1,63 @@
+"""Which code and which data: the git commit, and the hashes that DVC wrote into dvc.lock."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from posefoundry.registry.store import project_root
+
+DATA_FOLDERS = ("data/raw", "data/yolo")
+
+
+@dataclass(frozen=True)
+class GitState:
+    """The commit checked out, and whether tracked files differ from it."""
+
+    commit: str | None
+    dirty: bool
+
+
+def git_commit(root: Path | None = None) -> GitState:
+    """Returns the commit of the project; outside git, or without it, `GitState(None, False)`.
+
+    dvc.lock does not count as a difference: the pipeline itself rewrites it while it runs.
+    """
+    root = root or project_root()
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return GitState(None, False)
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    return GitState(commit, bool(changes))
+
+
+def dvc_hashes(root: Path | None = None) -> dict[str, str]:
+    """Returns the hash of every output in dvc.lock by its path, such as `{"data/raw": "0f3c….dir"}`; {} without one."""
+    lock = (root or project_root()) / "dvc.lock"
+    try:
+        content = yaml.safe_load(lock.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    stages = (content or {}).get("stages") or {}
+    outputs = [output for stage in stages.values() for output in stage.get("outs") or []]
+    return {output["path"]: output["md5"] for output in outputs if "path" in output and "md5" in output}
+
+
+def lineage_tags(root: Path | None = None) -> dict[str, str]:
+    """Returns what a run or a version says of its origin, as MLflow tags: git.commit, git.dirty, dvc.data/raw..."""
+    git, hashes = git_commit(root), dvc_hashes(root)
+    tags = {f"dvc.{folder}": hashes[folder] for folder in DATA_FOLDERS if folder in hashes}
+    if git.commit:
+        tags |= {"git.commit": git.commit, "git.dirty": str(git.dirty).lower()}
+    return tags
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

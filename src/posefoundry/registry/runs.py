@@ -1,0 +1,296 @@
+"""One MLflow run tells the story of one candidate: training opens it, later stages add to it."""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import cv2
+import numpy as np
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.files import read_json, write_json_atomic
+from posefoundry.registry import store
+from posefoundry.registry.lineage import dvc_hashes, git_commit, lineage_tags
+
+# MLflow's limits, mlflow/utils/validation.py; longer values are refused by some of its stores, cut by others.
+MAX_METRICS_PER_BATCH = 1000
+MAX_PARAMS_PER_BATCH = 100
+MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 5000
+
+RESTORED_FROM = "restored_from"
+
+
+class TrainingRun:
+    """A run that training fills as it goes; only rank 0 opens one.
+
+    Leaving the block ends the run: FINISHED, KILLED after Ctrl-C or a requested exit, FAILED after any other error.
+    Hours of training do not end because the tracking server does: once the run is open, what cannot be recorded is
+    reported on stderr, and metrics are kept and sent again with the next ones.
+    """
+
+    def __init__(self, client: Any, run_id: str, experiment: str, name: str, stage: str) -> None:
+        self.run_id = run_id
+        self.experiment = experiment
+        self.name = name
+        self.stage = stage
+        self._client = client
+        self._pending_metrics: list[Any] = []
+
+    @classmethod
+    def start(
+        cls, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None,
+        *, stage: str = "train",
+    ) -> Self:  # fmt: skip
+        """Opens a run with its parameters, its origin (git commit, DVC hashes) and facts of the machine.
+
+        Args:
+            experiment: The MLflow experiment; created where it is missing.
+            name: The run's name for people.
+            params: Parameters, nested as they like; keys become `train.loss.box`.
+            tags: More tags.
+            stage: The stage that opens the run.
+
+        Raises:
+            PosefoundryError: The tracking store cannot be reached.
+        """
+        client = store.client()
+        all_tags = {**lineage_tags(), **_system_tags(), "stage": stage, **(tags or {})}
+        run = client.create_run(store.experiment_id(experiment), run_name=name, tags=_within_limits(all_tags))
+        opened = cls(client, run.info.run_id, experiment, name, stage)
+        _log_params(client, opened.run_id, params)
+        return opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._attempt("the last metrics", self._send_metrics)
+        if kind is None:
+            status = "FINISHED"
+            self._attempt("the stage's tag", lambda: _tag_stage_done(self._client, self.run_id, self.stage))
+        else:
+            status = "KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED"
+        self._attempt("the run's end", lambda: self._client.set_terminated(self.run_id, status))
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int) -> None:
+        """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
+        self._pending_metrics += _metrics(metrics, step)
+        self._attempt("metrics", self._send_metrics)
+
+    def log_image(self, image_rgb: np.ndarray, name: str) -> None:
+        """Records an image (H, W, 3) uint8 RGB as `images/<name>.png`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{name.removesuffix('.png')}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+            inside = Path("images", name).parent.as_posix()
+            self.log_artifact(path, inside)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Records a file, or a folder with all in it, under `folder` of the run's artifacts."""
+        self._attempt(str(path), lambda: _log_artifact(self._client, self.run_id, path, folder))
+
+    def log_dataset(self, path: Path, *, name: str | None = None, context: str = "training") -> None:
+        """Records a data folder as an input of this run; its digest is the hash DVC knows it by.
+
+        Args:
+            path: The folder, as dvc.yaml states it (data/yolo).
+            name: The dataset's name; by default the path.
+            context: What it served for: training, validation, test.
+        """
+
+        def log() -> None:
+            from mlflow.entities import DatasetInput, InputTag
+
+            from posefoundry.registry.dataset import dvc_dataset
+
+            key = path.as_posix()
+            dataset = dvc_dataset(name or key, key, dvc_hashes().get(key), git_commit().commit)
+            tag = InputTag("mlflow.data.context", context)
+            self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
+
+        self._attempt(f"the dataset {path}", log)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Adds tags to the run."""
+        self._attempt("tags", lambda: _log_tags(self._client, self.run_id, tags))
+
+    def write_run_file(self, path: Path) -> None:
+        """Writes where this run is, for the stages that add to it."""
+        where = {"run_id": self.run_id, "run_name": self.name, "experiment": self.experiment}
+        write_json_atomic(path, {**where, "tracking_uri": store.without_password(store.tracking_uri())})
+
+    def _send_metrics(self) -> None:
+        while self._pending_metrics:
+            self._client.log_batch(self.run_id, metrics=self._pending_metrics[:MAX_METRICS_PER_BATCH])
+            del self._pending_metrics[:MAX_METRICS_PER_BATCH]
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # a store fails in as many ways as it has kinds, and none may end the training
+            print(f"MLflow: could not record {what}: {error}", file=sys.stderr)
+
+
+def log_to_run(
+    run_file: Path,
+    metrics: Mapping[str, float | None],
+    artifacts: Sequence[Path] = (),
+    tags: Mapping[str, str] | None = None,
+    *,
+    stage: str | None = None,
+) -> str:
+    """Adds a later stage's findings to the training run.
+
+    A run that this store does not know (another machine, a store begun anew) is replaced by a new one of the same
+    name, tagged `restored_from`; the run file stays as it is, and all later stages find that same replacement.
+
+    Args:
+        run_file: What `TrainingRun.write_run_file` wrote.
+        metrics: Metrics; None is left out.
+        artifacts: Files and folders, recorded under the stage's name.
+        tags: Tags to set.
+        stage: The stage that speaks; it leaves the tag `stage.<stage>` with the time in UTC.
+
+    Returns:
+        The id of the run that was added to.
+
+    Raises:
+        PosefoundryError: The run file is missing or broken, or the store cannot be reached.
+    """
+    client = store.client()
+    run_id = run_of_file(run_file)
+    batch = _metrics(metrics, step=0)
+    for start in range(0, len(batch), MAX_METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=batch[start : start + MAX_METRICS_PER_BATCH])
+    for path in artifacts:
+        _log_artifact(client, run_id, path, stage)
+    _log_tags(client, run_id, tags or {})
+    if stage:
+        _tag_stage_done(client, run_id, stage)
+    return run_id
+
+
+def run_of_file(run_file: Path) -> str:
+    """Returns the id of the run that a run file speaks of, or of the one that replaces it in this store.
+
+    Raises:
+        PosefoundryError: The run file is missing or broken, or the store cannot be reached.
+    """
+    content = read_json(run_file)
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), str) for k in ("run_id", "experiment")):
+        raise PosefoundryError(
+            f"{run_file}: expected run_id and experiment of an MLflow run, got {str(content)[:200]}. "
+            "Run the train stage again: dvc repro --force train."
+        )
+    client, mlflow = store.client(), store.import_mlflow()
+    lost_id, experiment = content["run_id"], content["experiment"]
+    try:
+        if client.get_run(lost_id).info.lifecycle_stage == "active":
+            return lost_id
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise PosefoundryError(f"MLflow: expected run {lost_id}, got: {error}") from None
+    experiment_id = store.experiment_id(experiment)
+    replaced = client.search_runs([experiment_id], filter_string=f"tags.{RESTORED_FROM} = '{lost_id}'", max_results=1)
+    if replaced:
+        return replaced[0].info.run_id
+    tags = {**lineage_tags(), RESTORED_FROM: lost_id}
+    run = client.create_run(experiment_id, run_name=content.get("run_name"), tags=tags)
+    client.set_terminated(run.info.run_id)
+    print(
+        f"MLflow: the training run {lost_id} is not in {store.without_password(store.tracking_uri())}; "
+        f"a new run {run.info.run_id} takes its place."
+    )
+    return run.info.run_id
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turns nested parameters into one level: `{"loss": {"box": 7.5}}` becomes `{"loss.box": "7.5"}`."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    entries = [Param(key, _shortened(value, MAX_PARAM_LENGTH)) for key, value in flatten(params).items()]
+    for start in range(0, len(entries), MAX_PARAMS_PER_BATCH):
+        client.log_batch(run_id, params=entries[start : start + MAX_PARAMS_PER_BATCH])
+
+
+def _log_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    if tags:
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _within_limits(tags).items()])
+
+
+def _tag_stage_done(client: Any, run_id: str, stage: str) -> None:
+    _log_tags(client, run_id, {f"stage.{stage}": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _log_artifact(client: Any, run_id: str, path: Path, folder: str | None) -> None:
+    if path.is_dir():
+        inside = path.name if folder is None else f"{folder}/{path.name}"
+        client.log_artifacts(run_id, str(path), inside)
+    else:
+        client.log_artifact(run_id, str(path), folder)
+
+
+def _metrics(metrics: Mapping[str, float | None], step: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    return [Metric(key, float(value), now_ms, step) for key, value in metrics.items() if value is not None]
+
+
+def _within_limits(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _shortened(str(value), MAX_TAG_LENGTH) for key, value in tags.items()}
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _system_tags() -> dict[str, str]:
+    tags = {
+        "system.platform": platform.platform(),
+        "system.python": platform.python_version(),
+        "system.cpu": _cpu_name(),
+        "system.cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    }
+    for package in ("posefoundry", "torch"):
+        try:
+            tags[f"system.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        tags["system.gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return tags
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
