@@ -53,7 +53,7 @@ def to_coco_results(result: "PoseResult", image_id: int, category_ids: Sequence[
     """
     boxes_xyxy = np.asarray(result.boxes_xyxy, np.float64).reshape(-1, 4)
     boxes_xywh = np.concatenate((boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]), axis=1)
-    keypoints = np.asarray(result.keypoints_xyv, np.float64).reshape(len(boxes_xywh), -1)
+    keypoints = np.asarray(result.keypoints_xyv, np.float64)
     return [
         {
             "image_id": image_id,
@@ -65,7 +65,7 @@ def to_coco_results(result: "PoseResult", image_id: int, category_ids: Sequence[
         for class_id, box, points, score in zip(
             np.asarray(result.class_ids, np.int64).tolist(),
             boxes_xywh.round(3).tolist(),
-            keypoints.round(3).tolist(),
+            (points.ravel().tolist() for points in keypoints.round(3)),
             np.asarray(result.scores, np.float64).round(6).tolist(),
             strict=True,
         )
@@ -87,7 +87,7 @@ class Evaluation:
         metrics: The keys of `OKS_METRICS` and `BOX_METRICS`; None where the ground truth has nobody of that kind.
         oks_thresholds: (T,) OKS from which a detection counts as right, .50 to .95.
         recalls: (R,) recall levels, 0 to 1.
-        precision_TR: (T, R) interpolated keypoint precision, mean over categories; NaN where there is nobody to find.
+        precision: (T, R) interpolated keypoint precision, mean over categories; NaN where there is nobody to find.
         oks_of_image: For each image and category with persons and detections, ((D, G) OKS, G annotation indices,
             D detection indices), detections in order of falling score, indices into the lists that were given.
     """
@@ -95,7 +95,7 @@ class Evaluation:
     metrics: Metrics
     oks_thresholds: np.ndarray
     recalls: np.ndarray
-    precision_TR: np.ndarray  # noqa: N815 - shape legend: thresholds, recalls
+    precision: np.ndarray
     oks_of_image: dict[tuple[int, int], tuple[np.ndarray, list[int], list[int]]]
 
 
@@ -105,6 +105,12 @@ class OksEvaluator:
     Args:
         annotations: A COCO keypoint annotation file, or its content, which is left as it is.
         sigmas: K standard deviations of annotation relative to object scale (`Skeleton.sigmas`).
+
+    Attributes:
+        images: The entries of the file.
+        annotations: The entries of the file.
+        persons: Indices of the annotations that must be found: no crowds, at least one labelled keypoint.
+        sigmas: (K,) as given.
 
     Raises:
         PosefoundryError: An annotation names an unknown image or category, lacks its box or area, or has not K * 3
@@ -121,6 +127,7 @@ class OksEvaluator:
         self._category_ids = {category["id"] for category in content["categories"]}
         self._categories = [{"id": category["id"]} for category in content["categories"]]
         ground_truth = [self._ground_truth(i, annotation, where) for i, annotation in enumerate(self.annotations)]
+        self.persons = [i for i, entry in enumerate(ground_truth) if entry["num_keypoints"] and not entry["iscrowd"]]
         self._ground_truth_index = self._index(ground_truth)
 
     def evaluate(self, detections: list[dict[str, Any]]) -> Metrics:
@@ -163,7 +170,7 @@ class OksEvaluator:
             metrics=metrics,
             oks_thresholds=poses.params.iouThrs,
             recalls=poses.params.recThrs,
-            precision_TR=precision[:, :, annotated].mean(axis=2)
+            precision=precision[:, :, annotated].mean(axis=2)
             if annotated.any()
             else np.full(precision.shape[:2], np.nan),
             oks_of_image=oks_of_image,
@@ -174,10 +181,10 @@ class OksEvaluator:
         n_numbers = 3 * len(self.sigmas)
         name = f"{where}: annotation {annotation.get('id', f'number {index}')}"
         keypoints = annotation.get("keypoints") or [0] * n_numbers  # as of a person nobody put keypoints on
-        if len(keypoints) != n_numbers or not np.isfinite(keypoints).all():
+        if len(keypoints) != n_numbers or not _are_finite(keypoints):
             raise PosefoundryError(f"{name}: expected {n_numbers} finite keypoint numbers, got {keypoints}.")
         for key in ("area", "bbox"):
-            if key not in annotation or not np.isfinite(annotation[key]).all():
+            if not _are_finite(annotation.get(key)):
                 raise PosefoundryError(f"{name}: expected a finite {key!r}, got {annotation.get(key)}.")
         if annotation["image_id"] not in self._image_ids or annotation["category_id"] not in self._category_ids:
             raise PosefoundryError(
@@ -200,7 +207,7 @@ class OksEvaluator:
         box, keypoints, score = detection["bbox"], detection["keypoints"], detection["score"]
         n_numbers = 3 * len(self.sigmas)
         # A NaN distance would count as a match: pycocotools asks whether it is below the threshold, and no NaN is.
-        if len(box) != 4 or len(keypoints) != n_numbers or not np.isfinite([score, *box, *keypoints]).all():
+        if len(box) != 4 or len(keypoints) != n_numbers or not _are_finite([score, *box, *keypoints]):
             raise PosefoundryError(
                 f"Detection {index}, of image {detection['image_id']}: expected a score, 4 box and {n_numbers} "
                 f"keypoint numbers, all finite, got score {score}, bbox {box}, keypoints {keypoints}."
@@ -241,3 +248,10 @@ class OksEvaluator:
                 persons = [entry["id"] - 1 for entry in poses._gts[key]]
                 found[key] = (oks, persons, [entry["id"] - 1 for entry in by_score])
         return found
+
+
+def _are_finite(numbers: Any) -> bool:
+    try:
+        return bool(np.isfinite(np.asarray(numbers, np.float64)).all())
+    except (TypeError, ValueError):
+        return False

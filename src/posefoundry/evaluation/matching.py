@@ -1,0 +1,102 @@
+"""Which detection speaks for which person: what histograms, keypoint errors and overlays are made from."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from posefoundry.evaluation.oks import Evaluation, OksEvaluator
+
+
+@dataclass(frozen=True)
+class Match:
+    """A person of the ground truth and the detection that comes closest.
+
+    Attributes:
+        annotation: The person.
+        detection: The closest detection; None for a person nobody detected.
+        oks: Their object keypoint similarity, 0 to 1; 0 without a detection.
+    """
+
+    annotation: dict[str, Any]
+    detection: dict[str, Any] | None
+    oks: float
+
+
+@dataclass(frozen=True)
+class KeypointErrors:
+    """How exactly each of K keypoints is placed on the persons found.
+
+    Attributes:
+        similarity: (K,) mean of exp(-d^2 / (2 area (2 sigma)^2)), a keypoint's part of OKS; NaN where none is labelled.
+        error_px: (K,) median distance in pixels of the source image; NaN where none is labelled.
+        count: (K,) labelled keypoints it rests on.
+        persons_found: Persons with OKS >= .50, whose keypoints these are.
+    """
+
+    similarity: np.ndarray
+    error_px: np.ndarray
+    count: np.ndarray
+    persons_found: int
+
+
+def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: list[dict[str, Any]]) -> list[Match]:
+    """Gives each person the closest detection that is not closer to another: pairs by falling OKS, each side once.
+
+    The detections that compete are those that AP sees, the 20 of an image with the highest scores.
+    """
+    partners: dict[int, tuple[int, float]] = {}
+    persons = set(evaluator.persons)
+    for oks, annotation_indices, detection_indices in evaluation.oks_of_image.values():
+        used: set[int] = set()
+        for flat in np.argsort(-oks, axis=None, kind="stable"):
+            d, g = np.unravel_index(flat, oks.shape)
+            person, detection = annotation_indices[g], detection_indices[d]
+            if person in persons and person not in partners and detection not in used and oks[d, g] > 0:
+                partners[person] = (detection, float(oks[d, g]))
+                used.add(detection)
+    matches = []
+    for person in evaluator.persons:
+        index, oks = partners.get(person, (None, 0.0))
+        matches.append(Match(evaluator.annotations[person], None if index is None else detections[index], oks))
+    return matches
+
+
+def image_scores(matches: list[Match]) -> dict[int, float]:
+    """Scores each image with persons by the mean OKS of its persons; a person nobody detected counts 0.
+
+    False positives do not lower it: it asks how well the people who are there were seen. Images without persons have
+    no score.
+    """
+    by_image: dict[int, list[float]] = defaultdict(list)
+    for match in matches:
+        by_image[match.annotation["image_id"]].append(match.oks)
+    return {image_id: float(np.mean(values)) for image_id, values in by_image.items()}
+
+
+def keypoint_errors(matches: list[Match], sigmas: np.ndarray) -> KeypointErrors:
+    """Measures each keypoint over the persons that were found, those with OKS >= .50."""
+    found = [(match.annotation, match.detection) for match in matches if match.detection and match.oks >= 0.5]
+    # (N, K, 3) keypoints, (N, 1) areas, (N, K) flags
+    truth = np.array([a["keypoints"] for a, _ in found], np.float64).reshape(-1, len(sigmas), 3)
+    guess = np.array([d["keypoints"] for _, d in found], np.float64).reshape(-1, len(sigmas), 3)
+    area = np.array([a["area"] for a, _ in found], np.float64)[:, None]
+    labelled = truth[..., 2] > 0
+    distance_px = np.linalg.norm(truth[..., :2] - guess[..., :2], axis=-1)
+    similarity = np.exp(-(distance_px**2) / (2 * (area + np.spacing(1)) * (2 * sigmas) ** 2))
+    per_keypoint = range(len(sigmas))
+    return KeypointErrors(
+        similarity=np.array([_mean(similarity[labelled[:, k], k]) for k in per_keypoint]),
+        error_px=np.array([_median(distance_px[labelled[:, k], k]) for k in per_keypoint]),
+        count=labelled.sum(axis=0),
+        persons_found=len(found),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if values.size else float("nan")

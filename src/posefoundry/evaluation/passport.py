@@ -1,0 +1,69 @@
+"""The passport of a number: on what, by which rules and with what it was measured. Without it, no AP is comparable."""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from posefoundry.config import Evaluate
+from posefoundry.evaluation.oks import MAX_POSES_PER_IMAGE
+from posefoundry.files import sha256_of_file
+
+AREA_RULE = "ground truth: area of the annotation; detections: area of the box"
+SOFTWARE = ("posefoundry", "torch", "numpy", "opencv-python-headless", "pycocotools")
+
+# Numbers compare only if these are equal. The rest of a passport may differ, because it belongs to the model and not to
+# the test: its weights, architecture, head and input size, and the machine and software it ran on.
+COMPARABLE_FIELDS = (
+    "images_sha256",
+    "annotations_sha256",
+    "area_rule",
+    "sigmas",
+    "max_poses_per_image",
+    "max_detections",
+    "confidence",
+    "nms_iou",
+    "runtime",
+    "precision",
+)
+
+
+def test_conditions(
+    annotations: Path, images: Sequence[Path], settings: Evaluate, sigmas: Sequence[float]
+) -> dict[str, Any]:
+    """Returns the part of a passport that must be equal for two models: the data and the rules."""
+    return {
+        "images": len(images),
+        "images_sha256": sha256_of_files(images),
+        "annotations_sha256": sha256_of_file(annotations),
+        "area_rule": AREA_RULE,
+        "sigmas": [float(sigma) for sigma in sigmas],
+        "max_poses_per_image": MAX_POSES_PER_IMAGE,
+        "max_detections": settings.max_detections,
+        "confidence": settings.confidence,
+        "nms_iou": settings.nms_iou,
+    }
+
+
+def sha256_of_files(paths: Sequence[Path]) -> str:
+    """Returns one fingerprint of the names and contents of files, whatever their order and folder."""
+    lines = sorted(f"{sha256_of_file(path)}  {path.name}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def software_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the numbers."""
+    versions = {"python": platform.python_version()}
+    for package in SOFTWARE:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Returns the first field that keeps the numbers of two passports from being compared, or None if none does."""
+    return next((f for f in COMPARABLE_FIELDS if f not in one or f not in other or one[f] != other[f]), None)
