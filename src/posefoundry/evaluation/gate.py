@@ -146,18 +146,14 @@ def _regression(
     bound = reference - margin
     passed = value >= bound - TOLERANCE
     change = value - reference
+    digits = max(_digits(value, reference), _digits(-change, margin))
+    comparison = f"{abs(change):.{digits}f} {'above' if change > 0 else 'below'} the {reference:.{digits}f} of"
     if abs(change) <= TOLERANCE:
-        sentence = f"{_title(metric)} is {value:.3f}, equal to version {version} in production."
-    else:
-        digits = max(_digits(value, reference), _digits(-change, margin))
-        sentence = (
-            f"{_title(metric)} is {value:.{digits}f}, {abs(change):.{digits}f} {'above' if change > 0 else 'below'} the "
-            f"{reference:.{digits}f} of version {version} in production."
-        )
+        digits, comparison = 3, "equal to"
+    sentence = f"{_title(metric)} is {value:.{digits}f}, {comparison} version {version} in production"
     if not passed:
-        allowed = f"at most {margin:.{digits}f}" if margin else "nothing"
-        sentence = f"{sentence.removesuffix('.')}, but {allowed} below is allowed."
-    return Rule(name, metric, value, bound, passed, sentence)
+        sentence += f", but {f'at most {margin:.{digits}f}' if margin else 'nothing'} below is allowed"
+    return Rule(name, metric, value, bound, passed, f"{sentence}.")
 
 
 def _number(metrics: Mapping[str, Any], metric: str, whose: str) -> tuple[float | None, str]:

@@ -58,8 +58,8 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
                 used.add(detection)
     matches = []
     for person in evaluator.persons:
-        index, oks = partners.get(person, (None, 0.0))
-        matches.append(Match(evaluator.annotations[person], None if index is None else detections[index], oks))
+        index, best_oks = partners.get(person, (None, 0.0))
+        matches.append(Match(evaluator.annotations[person], None if index is None else detections[index], best_oks))
     return matches
 
 
