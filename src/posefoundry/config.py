@@ -121,7 +121,8 @@ class Train(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
     ema_ramp_updates: PositiveFloat = 2000.0
     validate_every_epochs: PositiveInt = 1
-    cache_images: bool = True
+    image_cache_gib: NonNegativeFloat = 2.0
+    freeze_batchnorm: bool = False
     loader_workers: NonNegativeInt = 0
     loss: LossGains = LossGains()
     augment: Augment = Augment()

@@ -1,0 +1,151 @@
+"""Stage train: from a checked dataset to the best weights by val OKS AP."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from posefoundry.config import Register, Train
+from posefoundry.errors import PosefoundryError
+from posefoundry.files import read_json, write_json_atomic
+from posefoundry.stages.runner import run_as_command
+from posefoundry.training.observer import FileLog, Observer
+
+
+def run(
+    settings: Train, register: Register, *, raw: Path, yolo: Path, data_checks: Path, models: Path, report: Path
+) -> None:
+    """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
+    if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
+        _run_under_torchrun(settings.processes)
+        return
+    if not read_json(data_checks).get("passed"):
+        raise PosefoundryError(f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data.")
+
+    from posefoundry.training.distributed import join_process_group
+    from posefoundry.training.session import train_model
+
+    group = join_process_group(settings.device)
+    with ExitStack() as stack:
+        stack.callback(group.close)
+        observers: list[Observer] = []
+        log = FileLog(report)
+        if group.is_main:
+            for folder in (models, report):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models))
+            observers = [log, stack.enter_context(_progress()), mlflow_log]
+        best = train_model(
+            settings,
+            dataset_yaml=yolo / "dataset.yaml",
+            val_annotations=raw / "annotations" / "val.json",
+            weights_folder=models,
+            group=group,
+            observers=observers,
+        )
+        if group.is_main:
+            from posefoundry.evaluation.learning_curves import plot_learning_curves
+
+            plot_learning_curves(log.epochs, report / "plots" / "learning_curves.png")
+            write_json_atomic(
+                report / "results.json", {"best_epoch": best.epoch, "best_val_oks_ap": best.value, "epochs": log.epochs}
+            )
+            mlflow_log.keep_files(report)
+            print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
+
+
+def _run_under_torchrun(n_processes: int) -> None:
+    """Starts this same command once a process, dividing the cores between them."""
+    threads = max(1, len(os.sched_getaffinity(0)) // n_processes) if hasattr(os, "sched_getaffinity") else 1
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+    status = subprocess.run(command, env=environment, check=False).returncode
+    if status != 0:
+        raise PosefoundryError(
+            f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
+        )
+
+
+class _Progress(Observer):
+    """A bar of all steps with the latest figures; lines an epoch where there is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("train", total=None, figures="")
+
+    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        figures = f"loss {values['loss_total']:.2f}"
+        self.bar.update(self.task, total=n_steps, completed=step + 1, figures=figures)
+
+    def epoch_done(self, epoch: int, values: dict[str, float | None]) -> None:
+        shown = [f"loss {values['loss_total']:.2f}", f"pose {values['loss_pose']:.2f}"]
+        shown += [f"{values['images_per_second']:.0f} images/s"]
+        if "val_oks_ap" in values:
+            judged = {"val OKS AP": values["val_oks_ap"], "AP50": values["val_oks_ap50"], "box AP": values["val_box_ap"]}
+            shown += [f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in judged.items()]
+        self.console.print(f"epoch {epoch:3d}  " + "  ".join(shown))
+
+
+@contextmanager
+def _progress() -> Iterator[_Progress]:
+    progress = _Progress()
+    with progress.bar:
+        yield progress
+
+
+class _MlflowLog(Observer):
+    """Sends the training's numbers and pictures to its MLflow run."""
+
+    SEND_STEPS_EVERY = 10
+
+    def __init__(self, run: "object") -> None:
+        self.run = run
+
+    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        if step % self.SEND_STEPS_EVERY == 0:
+            self.run.log_metrics({f"step_{name}": value for name, value in values.items()}, step=step)
+
+    def epoch_done(self, epoch: int, values: dict[str, float | None]) -> None:
+        self.run.log_metrics(values, step=epoch)
+
+    def picture(self, name: str, image_bgr: np.ndarray) -> None:
+        self.run.log_image(image_bgr[..., ::-1], name)
+
+    def keep_files(self, report: Path) -> None:
+        """Keeps the logs and plots with the run."""
+        for path in (report / "results.csv", report / "steps.csv", report / "plots"):
+            self.run.log_artifact(path, "train")
+
+
+@contextmanager
+def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path) -> Iterator[_MlflowLog]:
+    from posefoundry.registry.runs import TrainingRun
+
+    params = {"train": settings.model_dump(mode="json")}
+    with TrainingRun.start(experiment, f"{settings.model} {settings.epochs} epochs", params) as run:
+        run.log_dataset(yolo)
+        run.write_run_file(models / "mlflow_run.json")
+        yield _MlflowLog(run)
+
+
+if __name__ == "__main__":
+    run_as_command("train", run)

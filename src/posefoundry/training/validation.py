@@ -1,0 +1,80 @@
+"""Judging a model in training: OKS AP on the val split, by the predictor and the evaluator that judge everything else."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from posefoundry.evaluation.oks import OksEvaluator, to_coco_results
+from posefoundry.inference.backends import TorchBackend
+from posefoundry.inference.drawing import draw_poses
+from posefoundry.inference.images import read_image_bgr
+from posefoundry.inference.predictor import Predictor
+from posefoundry.models import PoseModel
+from posefoundry.models.weights import ModelInfo
+from posefoundry.training.distributed import ProcessGroup
+
+# The field's thresholds for computing AP: nearly everything is kept, and the score decides the order.
+CONFIDENCE = 0.001
+NMS_IOU = 0.7
+MAX_DETECTIONS = 300
+PICTURE_CONFIDENCE = 0.25
+N_PICTURES = 8
+
+
+class Validator:
+    """The val split, held ready.
+
+    Each process predicts its share of the images, each image once; the main process evaluates them all.
+
+    Args:
+        annotations: COCO annotation file of the split.
+        images_folder: Its images.
+        info: What the model's outputs mean.
+        group: This process among its peers.
+        batch_size: Images a forward pass.
+        precision: float32 or bfloat16.
+    """
+
+    def __init__(
+        self,
+        annotations: Path,
+        images_folder: Path,
+        info: ModelInfo,
+        group: ProcessGroup,
+        batch_size: int,
+        precision: str,
+    ) -> None:
+        self.evaluator = OksEvaluator(annotations, sigmas=info.skeleton.sigmas)
+        self.images_folder, self.info, self.group = images_folder, info, group
+        self.batch_size, self.precision = batch_size, precision
+
+    def __call__(self, model: PoseModel) -> dict[str, float | None]:
+        """Returns OKS and box metrics of the model; other processes than the main one get an empty dict."""
+        shard = self.evaluator.images[self.group.rank :: self.group.n_processes]
+        predictor = self._predictor(model, CONFIDENCE)
+        results = predictor.predict([self.images_folder / image["file_name"] for image in shard])
+        detections: list[dict[str, Any]] = []
+        for image, result in zip(shard, results, strict=True):
+            detections += to_coco_results(result, image["id"], self.info.category_ids)
+        detections = self.group.gather(detections)
+        return self.evaluator.evaluate(detections) if self.group.is_main else {}
+
+    def pictures(self, model: PoseModel) -> dict[str, np.ndarray]:
+        """Returns the first images of the split with the persons that the model finds drawn on them."""
+        paths = [self.images_folder / image["file_name"] for image in self.evaluator.images[:N_PICTURES]]
+        results = self._predictor(model, PICTURE_CONFIDENCE).predict(paths)
+        return {
+            f"val_{path.stem}": draw_poses(read_image_bgr(path), result, self.info.skeleton)
+            for path, result in zip(paths, results, strict=True)
+        }
+
+    def _predictor(self, model: PoseModel, confidence: float) -> Predictor:
+        backend = TorchBackend(model, self.info, device=str(self.group.device), precision=self.precision)
+        return Predictor(
+            backend,
+            confidence=confidence,
+            nms_iou=NMS_IOU,
+            max_detections=MAX_DETECTIONS,
+            batch_size=self.batch_size,
+        )
