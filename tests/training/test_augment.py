@@ -55,7 +55,9 @@ def test_mirror_exchanges_left_and_right() -> None:
     before = scene(np.random.default_rng(0))
     after = mirror(before, FLIP)
     for index, source in enumerate(FLIP):
-        np.testing.assert_allclose(after.keypoints_xyv[0, index, :2], dot_xy(after.image_bgr, COLOURS_BGR[source]), atol=0.3)
+        np.testing.assert_allclose(
+            after.keypoints_xyv[0, index, :2], dot_xy(after.image_bgr, COLOURS_BGR[source]), atol=0.3
+        )
     assert after.keypoints_xyv[0, 1, 2] == before.keypoints_xyv[0, 2, 2]
     np.testing.assert_allclose(mirror(after, FLIP).keypoints_xyv, before.keypoints_xyv, atol=1e-4)
     np.testing.assert_array_equal(mirror(after, FLIP).image_bgr, before.image_bgr)

@@ -21,9 +21,7 @@ STRIDES = (8, 16, 32)
 def anchors() -> tuple[Tensor, Tensor]:
     points, strides = [], []
     for stride in STRIDES:
-        y, x = torch.meshgrid(
-            torch.arange(HEIGHT // stride) + 0.5, torch.arange(WIDTH // stride) + 0.5, indexing="ij"
-        )
+        y, x = torch.meshgrid(torch.arange(HEIGHT // stride) + 0.5, torch.arange(WIDTH // stride) + 0.5, indexing="ij")
         points.append(torch.stack([x, y], -1).reshape(-1, 2))
         strides.append(torch.full((len(points[-1]), 1), float(stride)))
     return torch.cat(points), torch.cat(strides)

@@ -25,7 +25,9 @@ def run(
         _run_under_torchrun(settings.processes)
         return
     if not read_json(data_checks).get("passed"):
-        raise PosefoundryError(f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data.")
+        raise PosefoundryError(
+            f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
+        )
 
     from posefoundry.training.distributed import join_process_group
     from posefoundry.training.session import train_model
@@ -100,7 +102,11 @@ class _Progress(Observer):
         shown = [f"loss {values['loss_total']:.2f}", f"pose {values['loss_pose']:.2f}"]
         shown += [f"{values['images_per_second']:.0f} images/s"]
         if "val_oks_ap" in values:
-            judged = {"val OKS AP": values["val_oks_ap"], "AP50": values["val_oks_ap50"], "box AP": values["val_box_ap"]}
+            judged = {
+                "val OKS AP": values["val_oks_ap"],
+                "AP50": values["val_oks_ap50"],
+                "box AP": values["val_box_ap"],
+            }
             shown += [f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in judged.items()]
         self.console.print(f"epoch {epoch:3d}  " + "  ".join(shown))
 

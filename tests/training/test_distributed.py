@@ -1,0 +1,77 @@
+"""Two processes learn what one learns: torchrun and gloo against a single process, step by step."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from posefoundry.config import Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.models import build_model
+from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.distributed import join_process_group
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import PoseCriterion
+from posefoundry.training.observer import Observer
+
+dataset, settings, out = Path(sys.argv[1]), Train(**json.loads(sys.argv[2])), Path(sys.argv[3])
+
+class Steps(Observer):
+    rows = []
+    def step_done(self, step, n_steps, values):
+        self.rows.append(values)
+
+group = join_process_group("cpu")
+spec = read_dataset_yaml(dataset)
+torch.manual_seed(settings.seed)
+model = build_model(settings.model)
+criterion = PoseCriterion(n_classes=1, kpt_shape=spec.kpt_shape, sigmas=spec.skeleton.sigmas, strides_px=model.strides,
+                          gains=settings.loss, sum_over_processes=group.sum)
+loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
+steps = Steps()
+Trainer(model, settings, criterion, loader, group, [steps]).train(lambda model: {}, lambda *_: None)
+if group.is_main:
+    out.write_text(json.dumps(steps.rows))
+group.close()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_losses_of_one(people: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train_steps.py"
+    script.write_text(SCRIPT)
+    # 24 images, batch 6: 4 steps an epoch, 20 in 5 epochs. Batch statistics differ between halves of a batch by nature,
+    # so BatchNorm's are frozen; everything else must be the same mathematics.
+    common = {
+        "epochs": 5,
+        "batch_size": 6,
+        "image_size_px": 64,
+        "device": "cpu",
+        "precision": "float32",
+        "optimizer": "sgd",
+        "learning_rate": 0.002,
+        "warmup_epochs": 1,
+        "freeze_batchnorm": True,
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    losses = {}
+    for processes in (1, 2):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        out = tmp_path / f"{processes}.json"
+        settings = json.dumps(common | {"processes": processes})
+        arguments = [str(script), str(people / "yolo" / "dataset.yaml"), settings, str(out)]
+        subprocess.run([*launcher, *arguments], check=True, env=environment, timeout=120)
+        losses[processes] = json.loads(out.read_text())
+    assert len(losses[1]) == len(losses[2]) == 20
+    for name in ("loss_box", "loss_pose", "loss_kobj", "loss_cls", "loss_dfl", "loss_total"):
+        one, two = ([step[name] for step in losses[processes]] for processes in (1, 2))
+        np.testing.assert_allclose(two, one, rtol=1e-4, err_msg=name)
+    assert losses[1][-1]["loss_total"] != losses[1][0]["loss_total"]

@@ -1,0 +1,115 @@
+"""The loop learns, repeats itself exactly, and says when it diverges."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from posefoundry.config import Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.errors import PosefoundryError
+from posefoundry.models import PoseModel, build_model
+from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import PoseCriterion
+from posefoundry.training.observer import FileLog, Observer
+
+ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.epochs: list[dict] = []
+
+    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        assert step == len(self.losses)
+        self.losses.append(values["loss_total"])
+
+    def epoch_done(self, epoch: int, values: dict) -> None:
+        self.epochs.append(values)
+
+
+def trainer_on(people: Path, settings: Train, *observers: Observer) -> Trainer:
+    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model)
+    criterion = PoseCriterion(
+        n_classes=1,
+        kpt_shape=spec.kpt_shape,
+        sigmas=spec.skeleton.sigmas,
+        strides_px=model.strides,
+        gains=settings.loss,
+    )
+    loader = training_loader(TrainingImages(spec, settings), settings, 0, ALONE.device)
+    return Trainer(model, settings, criterion, loader, ALONE, observers)
+
+
+def train(trainer: Trainer) -> list[tuple[int, dict]]:
+    kept: list[tuple[int, dict]] = []
+    trainer.train(
+        lambda model: {"oks_ap": 0.5, "oks_ap_l": None},
+        lambda model, epoch, metrics: kept.append((epoch, metrics)),
+    )
+    return kept
+
+
+def test_learns_and_validates_when_due(people: Path, settings: Train) -> None:
+    recorder = Recorder()
+    settings = settings.model_copy(update={"epochs": 5, "validate_every_epochs": 2})
+    kept = train(trainer_on(people, settings, recorder))
+    assert [epoch for epoch, _ in kept] == [2, 4, 5]
+    assert recorder.epochs[1]["val_oks_ap"] == 0.5
+    assert "val_oks_ap" not in recorder.epochs[0]
+    assert recorder.losses[-1] < 0.8 * recorder.losses[0]
+
+
+def test_same_seed_same_weights_other_seed_others(people: Path, settings: Train) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        trainer = trainer_on(people, settings.model_copy(update={"seed": seed}))
+        train(trainer)
+        return torch.cat([value.flatten() for value in trainer.average.model.state_dict().values()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_frozen_batchnorm_keeps_its_statistics(people: Path, settings: Train) -> None:
+    trainer = trainer_on(
+        people, settings.model_copy(update={"freeze_batchnorm": True, "epochs": 1, "warmup_epochs": 0})
+    )
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items() if "running" in name}
+    weights = trainer.model.model[0].conv.weight.detach().clone()
+    train(trainer)
+    after = trainer.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not torch.equal(weights, trainer.model.model[0].conv.weight)
+
+
+def test_divergence_names_step_and_term(people: Path, settings: Train) -> None:
+    trainer = trainer_on(people, settings)
+    with torch.no_grad():
+        trainer.model.model[0].conv.weight.fill_(float("nan"))
+    with pytest.raises(PosefoundryError, match=r"diverged in step 0: .*train\.learning_rate"):
+        train(trainer)
+
+
+def test_average_model_is_judged_in_evaluation_mode(people: Path, settings: Train) -> None:
+    trainer = trainer_on(people, settings)
+    modes: list[bool] = []
+
+    def validate(model: PoseModel) -> dict:
+        modes.append(model.training)
+        return {}
+
+    trainer.train(validate, lambda *_: None)
+    assert modes == [False, False]
+
+
+def test_file_log_can_be_read_back(people: Path, settings: Train, tmp_path: Path) -> None:
+    train(trainer_on(people, settings, FileLog(tmp_path)))
+    header, *rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert {"epoch", "loss_pose", "learning_rate", "images_per_second", "val_oks_ap"} <= set(header.split(","))
+    assert len(rows) == settings.epochs
+    assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 2 * 3
