@@ -27,7 +27,7 @@ class Figure:
         head_xy: (2,) centre of the head.
         head_turn_rad: Rotation of the head in the image plane.
         from_behind: The person shows the back; left and right change sides.
-        arms_behind: (2,) whether the left and the right arm are behind the body.
+        arms_behind: Whether the left and the right arm are behind the body.
         near_leg: 0 if the left leg is in front of the right one, else 1.
     """
 
@@ -41,13 +41,19 @@ class Figure:
     arms_behind: tuple[bool, bool]
     near_leg: int
 
+    def extent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the upper left and the lower right corner (2,) of a box about the figure."""
+        reach = np.concatenate([self.keypoints_xy, self.hands_xy, self.toes_xy])
+        head = HEAD_HALF_HEIGHT + 0.02
+        low = np.minimum(reach.min(0) - 0.045, self.head_xy - head)
+        return low, np.maximum(reach.max(0) + 0.045, self.head_xy + head)
+
 
 def sample_figure(rng: np.random.Generator) -> Figure:
     """Draws a pose: mostly upright, with arms hanging, bent, spread or raised, legs standing, walking or squatting."""
     from_behind = bool(rng.random() < 0.4)
     outward = np.array([-1.0, 1.0]) if from_behind else np.array([1.0, -1.0])  # image x of the left and right side
     yaw = rng.uniform(-0.5, 0.5)
-    points: dict[str, np.ndarray] = {}
     shoulders = np.stack([outward * SHOULDER_HALF_WIDTH * np.cos(yaw), np.full(2, SHOULDER_Y)], 1)
     hips = np.stack([outward * HIP_HALF_WIDTH * np.cos(yaw), np.zeros(2)], 1)
     arms = [_sample_arm(rng, shoulders[side], outward[side]) for side in (0, 1)]
@@ -56,14 +62,14 @@ def sample_figure(rng: np.random.Generator) -> Figure:
     neck = np.array([0.0, NECK_Y])
     head = neck + HEAD_ABOVE_NECK * np.array([np.sin(head_turn), -np.cos(head_turn)])
     face = _face(outward, yaw) @ _rotation(head_turn).T + head
-    points["joints"] = np.concatenate(
+    joints = np.concatenate(
         [face, shoulders, *(np.stack([arms[0][i], arms[1][i]]) for i in (0, 1)), hips, legs[0], legs[1]]
     )
     lean = _sample_lean(rng)
     turn = _rotation(lean).T
     behind = tuple(bool(rng.random() < 0.1) for _ in range(2))
     return Figure(
-        keypoints_xy=points["joints"] @ turn,
+        keypoints_xy=joints @ turn,
         hands_xy=np.stack([arms[0][2], arms[1][2]]) @ turn,
         toes_xy=legs[2] @ turn,
         neck_xy=neck @ turn,
@@ -95,8 +101,8 @@ def _face(outward: np.ndarray, yaw: float) -> np.ndarray:
             [1.3 * shift, NOSE_Y],
             [left * EYE_APART + shift, EYE_Y],
             [right * EYE_APART + shift, EYE_Y],
-            [left * (HEAD_HALF_WIDTH + 0.006), EAR_Y],
-            [right * (HEAD_HALF_WIDTH + 0.006), EAR_Y],
+            [left * (HEAD_HALF_WIDTH + 0.012), EAR_Y],
+            [right * (HEAD_HALF_WIDTH + 0.012), EAR_Y],
         ]
     )
 
