@@ -1,0 +1,1 @@
+"""One Predictor over several runtimes: images in, persons with keypoints out."""
