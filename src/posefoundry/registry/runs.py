@@ -46,6 +46,7 @@ class TrainingRun:
         self._pending_metrics: list[Any] = []
 
     @classmethod
+    @store.faults_explained
     def start(
         cls, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None,
         *, stage: str = "train",
@@ -93,7 +94,7 @@ class TrainingRun:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"{name.removesuffix('.png')}.png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(path), np.ascontiguousarray(image_rgb[..., ::-1]))
             inside = Path("images", name).parent.as_posix()
             self.log_artifact(path, inside)
 
@@ -143,6 +144,7 @@ class TrainingRun:
             print(f"MLflow: could not record {what}: {error}", file=sys.stderr)
 
 
+@store.faults_explained
 def log_to_run(
     run_file: Path,
     metrics: Mapping[str, float | None],
@@ -182,6 +184,7 @@ def log_to_run(
     return run_id
 
 
+@store.faults_explained
 def run_of_file(run_file: Path) -> str:
     """Returns the id of the run that a run file speaks of, or of the one that replaces it in this store.
 
@@ -201,7 +204,7 @@ def run_of_file(run_file: Path) -> str:
             return lost_id
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise PosefoundryError(f"MLflow: expected run {lost_id}, got: {error}") from None
+            raise
     experiment_id = store.experiment_id(experiment)
     replaced = client.search_runs([experiment_id], filter_string=f"tags.{RESTORED_FROM} = '{lost_id}'", max_results=1)
     if replaced:

@@ -1,15 +1,20 @@
 """Where MLflow keeps runs and versions: a database in the project by default, a server by `MLFLOW_TRACKING_URI`."""
 
 import fcntl
+import functools
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from posefoundry.errors import PosefoundryError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # MLflow's own defaults retry for minutes, which suits a rate-limited cloud and looks like a hang everywhere else.
 HTTP_ENVIRONMENT = {
@@ -39,6 +44,11 @@ def is_embedded(uri: str) -> bool:
     return uri.startswith("sqlite:")
 
 
+def database_file(uri: str) -> Path:
+    """Returns the file of an embedded store."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute()
+
+
 def without_password(uri: str) -> str:
     """Returns a URI fit for messages and files: user and password left out."""
     parts = urlsplit(uri)
@@ -55,9 +65,9 @@ def import_mlflow() -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    # Its database migrations and every created version are announced at INFO.
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Its database migrations and every created version are announced at INFO, every retry as a warning.
+    for name, level in (("alembic", "WARNING"), ("mlflow", "WARNING"), ("urllib3.connectionpool", "ERROR")):
+        logging.getLogger(name).setLevel(level)
     return mlflow
 
 
@@ -78,9 +88,8 @@ def client() -> Any:
             reached.search_experiments(max_results=1)
             reached.search_registered_models(max_results=1)
     except Exception as error:  # what a store raises depends on its kind: requests, SQLAlchemy, MLflow, OSError
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PosefoundryError(
-            f"MLflow: expected a tracking store at {without_password(uri)}, got: {cause[:300]}. "
+            f"MLflow: expected a tracking store at {without_password(uri)}, got: {_cause(error, uri)}. "
             "Start that server, correct MLFLOW_TRACKING_URI, or unset it to use the database in the project."
         ) from None
     _reached.add(uri)
@@ -106,6 +115,23 @@ def fluent() -> Iterator[Any]:
         mlflow.set_registry_uri(None)
         if given is not None:
             os.environ["MLFLOW_TRACKING_URI"] = given
+
+
+def faults_explained(function: Callable[P, T]) -> Callable[P, T]:
+    """Turns what a store raises in the middle of an operation into a message that names the store."""
+
+    @functools.wraps(function)
+    def explained(*arguments: P.args, **named: P.kwargs) -> T:
+        mlflow = import_mlflow()
+        try:
+            return function(*arguments, **named)
+        except mlflow.MlflowException as error:
+            raise PosefoundryError(
+                f"MLflow at {without_password(tracking_uri())} failed: {_cause(error, tracking_uri())}. "
+                "Try again; if it stays, the server's log says more."
+            ) from error
+
+    return explained
 
 
 def experiment_id(name: str) -> str:
@@ -142,7 +168,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not is_embedded(uri):
         yield
         return
-    folder = Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent
+    folder = database_file(uri).parent
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -150,6 +176,13 @@ def _alone(uri: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _cause(error: Exception, uri: str) -> str:
+    """Returns the operating system's word for a failed connection where there is one, else the message's first line."""
+    message = str(error).replace(uri, without_password(uri)).strip() or type(error).__name__
+    system_fault = re.search(r"\[Errno -?\d+\] ([^'\")]+)", message)
+    return system_fault[1] if system_fault else message.splitlines()[0][:300].rstrip(".")
 
 
 def _touch_database(uri: str) -> None:

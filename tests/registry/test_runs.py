@@ -1,0 +1,123 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.registry import store
+from posefoundry.registry.runs import TrainingRun, flatten, log_to_run
+
+
+@pytest.fixture
+def run_file(project):
+    with TrainingRun.start("people", "a run", {}) as run:
+        run.write_run_file(project / "run.json")
+    return project / "run.json"
+
+
+def run_of(run_id):
+    return store.client().get_run(run_id)
+
+
+def test_a_run_keeps_parameters_metrics_tags_and_ends_finished(project):
+    params = {"train": {"loss": {"box": 7.5}, "weights": None}, "long": "x" * 9000}
+    with TrainingRun.start("people", "a run", params, {"colour": "blue"}) as run:
+        run.log_metrics({"val_oks_ap": 0.25, "val_oks_ap_m": None}, step=1)
+        run.log_metrics({"val_oks_ap": 0.5}, step=2)
+    told = run_of(run.run_id)
+    assert told.info.status == "FINISHED"
+    assert told.info.run_name == "a run"
+    assert told.data.params["train.loss.box"] == "7.5"
+    assert told.data.params["train.weights"] == "None"
+    assert len(told.data.params["long"]) == 6000
+    assert told.data.metrics == {"val_oks_ap": 0.5}
+    history = store.client().get_metric_history(run.run_id, "val_oks_ap")
+    assert [(point.step, point.value) for point in history] == [(1, 0.25), (2, 0.5)]
+    assert told.data.tags["colour"] == "blue"
+    assert {"system.python", "system.cpu", "system.torch", "stage.train"} <= told.data.tags.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
+def test_a_run_that_ends_early_says_how(error, status, project):
+    with pytest.raises(error), TrainingRun.start("people", "a run", {}) as run:
+        raise error
+    assert run_of(run.run_id).info.status == status
+    assert "stage.train" not in run_of(run.run_id).data.tags
+
+
+def test_pictures_keep_their_colours(project):
+    red = np.zeros((4, 6, 3), np.uint8)
+    red[..., 0] = 255
+    with TrainingRun.start("people", "a run", {}) as run:
+        run.log_image(red, "batches/first")
+        run.log_artifact(project / "dvc.yaml", "code")
+    folder = project / "mlartifacts" / "people" / run.run_id / "artifacts"
+    assert cv2.imread(str(folder / "images" / "batches" / "first.png"))[0, 0].tolist() == [0, 0, 255]
+    assert (folder / "code" / "dvc.yaml").is_file()
+
+
+def test_the_dataset_is_an_input_with_its_dvc_hash(project):
+    digest = "0123456789abcdef0123456789abcdef.dir"
+    (project / "dvc.lock").write_text(f"stages: {{convert: {{outs: [{{path: data/yolo, md5: {digest}}}]}}}}")
+    with TrainingRun.start("people", "a run", {}) as run:
+        run.log_dataset(project.__class__("data/yolo"))
+    [entry] = run_of(run.run_id).inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest, entry.dataset.source_type) == ("data/yolo", digest, "dvc")
+    assert json.loads(entry.dataset.source)["dvc_hash"] == digest
+    assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training"}
+
+
+def test_a_store_that_goes_away_does_not_end_the_training(project, monkeypatch, capsys):
+    with TrainingRun.start("people", "a run", {}) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(run._client), "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
+            run.log_metrics({"loss": 2.0}, step=1)
+        run.log_metrics({"loss": 1.0}, step=2)
+    assert "could not record metrics: gone" in capsys.readouterr().err
+    steps = [point.step for point in store.client().get_metric_history(run.run_id, "loss")]
+    assert steps == [1, 2]  # what failed was sent with the next
+
+
+def test_a_later_stage_adds_to_the_run(run_file, project):
+    run_id = log_to_run(
+        run_file, {"oks_ap": 0.5, "oks_ap_m": None}, [project / "dvc.yaml"], {"verdict": "good"}, stage="gate"
+    )
+    assert run_id == json.loads(run_file.read_text())["run_id"]
+    told = run_of(run_id)
+    assert told.data.metrics == {"oks_ap": 0.5}
+    assert told.data.tags["verdict"] == "good"
+    assert told.data.tags["stage.gate"].endswith("+00:00")
+    assert told.info.status == "FINISHED"
+    assert (project / "mlartifacts" / "people" / run_id / "artifacts" / "gate" / "dvc.yaml").is_file()
+
+
+@pytest.mark.parametrize("how", ["unknown to the store", "deleted"])
+def test_a_run_that_is_gone_is_replaced_once(how, run_file, capsys):
+    content = json.loads(run_file.read_text())
+    if how == "deleted":
+        store.client().delete_run(content["run_id"])
+    else:
+        content["run_id"] = "0" * 32
+        run_file.write_text(json.dumps(content))
+    before = run_file.read_bytes()
+    replacement = log_to_run(run_file, {"oks_ap": 0.5})
+    assert "takes its place" in capsys.readouterr().out
+    assert log_to_run(run_file, {"box_ap": 0.7}) == replacement != content["run_id"]
+    told = run_of(replacement)
+    assert told.data.metrics == {"oks_ap": 0.5, "box_ap": 0.7}
+    assert told.data.tags["restored_from"] == content["run_id"]
+    assert told.info.run_name == "a run"
+    assert run_file.read_bytes() == before
+
+
+def test_a_run_file_that_names_no_run_is_refused(project):
+    (project / "run.json").write_text('{"experiment": "people"}')
+    with pytest.raises(PosefoundryError, match=r"expected run_id and experiment.*dvc repro --force train"):
+        log_to_run(project / "run.json", {})
+
+
+def test_parameters_flatten_to_dotted_names():
+    assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": "1", "d": "[1, 2]"}
