@@ -56,7 +56,7 @@ class Labels:
     keypoints_xyvn: np.ndarray
 
 
-def format_label_line(class_id: int, box_cxcywhn: Sequence[float], keypoints_xyvn: Iterable[Sequence[float]]) -> str:
+def format_label_line(class_id: int, box_cxcywhn: Iterable[float], keypoints_xyvn: Iterable[Iterable[float]]) -> str:
     """Writes one person as a label line, without the line's end; 6 decimals are 0.001 px in an image of 1000 px.
 
     Args:
