@@ -16,8 +16,12 @@ from posefoundry.errors import PosefoundryError
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# MLflow's own defaults retry for minutes, which suits a rate-limited cloud and looks like a hang everywhere else.
-HTTP_ENVIRONMENT = {
+# MLflow's own defaults report home, draw a progress bar for each file, and retry for minutes, which suits a
+# rate-limited cloud and looks like a hang everywhere else.
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -59,9 +63,7 @@ def without_password(uri: str) -> str:
 
 def import_mlflow() -> Any:
     """Imports MLflow quiet and without telemetry."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    for name, value in HTTP_ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow
 

@@ -1,0 +1,85 @@
+"""The registry's commands: what they print."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from posefoundry.registry import promotion, versions
+
+
+def promote(model_name: str, version_or_alias: str, why: str) -> None:
+    """Promotes and says what is where now."""
+    _tell(promotion.promote(model_name, version_or_alias, why=why))
+
+
+def rollback(model_name: str, why: str) -> None:
+    """Rolls back and says what is where now."""
+    _tell(promotion.rollback(model_name, why=why))
+
+
+def show_versions(model_name: str) -> None:
+    """Prints the versions as a table, newest first."""
+    console = _console()
+    found = versions.list_versions(model_name)
+    if not found:
+        console.print(f"No version of {model_name} is registered yet. The pipeline registers one: dvc repro")
+        return
+    table = Table(title=f"Versions of {model_name}", title_justify="left")
+    for column in ("version", "aliases", "oks_ap", "p50 ms", "gate", "commit", "created (UTC)"):
+        table.add_column(column, justify="right" if column in ("version", "oks_ap", "p50 ms") else "left")
+    for entry in found:
+        commit = entry.tags.get("git.commit", "")[:9] + (" +changes" if entry.tags.get("git.dirty") == "true" else "")
+        table.add_row(
+            entry.version,
+            Text(", ".join(entry.aliases), style="bold green" if versions.PRODUCTION in entry.aliases else ""),
+            entry.tags.get("oks_ap", ""),
+            entry.tags.get("latency_p50_ms", ""),
+            Text("passed", style="green") if entry.gate_passed else Text("rejected", style="red"),
+            commit,
+            entry.created.strftime("%Y-%m-%d %H:%M"),
+        )
+    console.print(table)
+
+
+def show_history(model_name: str) -> bool:
+    """Prints the ledger, oldest first, and what is wrong with it on stderr; True if nothing is."""
+    console = _console()
+    told = promotion.history(model_name)
+    if not told.records:
+        console.print(f"Nothing of {model_name} was ever promoted.")
+    else:
+        table = Table(title=f"Promotions of {model_name}", title_justify="left", show_lines=True)
+        for column in ("#", "when (UTC)", "what", "from", "to", "who", "why"):
+            table.add_column(column)
+        for record in told.records:
+            why = Text(record.why)
+            for note in record.notes:
+                why.append(f"\nnote: {note}", style="yellow")
+            when = record.when[:16].replace("T", " ")
+            start = record.from_version or "-"
+            row = (str(record.number), when, record.action, start, record.to_version, Text(record.who), why)
+            table.add_row(*row)
+        console.print(table)
+    for problem in told.problems:
+        print(f"posefoundry: the history is not whole: {problem}.", file=sys.stderr)
+    return not told.problems
+
+
+def _tell(outcome: promotion.Outcome) -> None:
+    record, completed = outcome.record, outcome.completed
+    if completed:
+        print(f"An interrupted {completed.action} was finished first: record {completed.number}, by {completed.who}.")
+    print(
+        f"{record.model_name}: version {record.to_version} is in production, previous is "
+        f"{record.from_version or 'none'} (record {record.number}: {record.action} by {record.who})."
+    )
+    for note in record.notes:
+        print(f"Note: {note}.", file=sys.stderr)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    # Into a file or a pipe, a table keeps its columns whole.
+    return console if console.is_terminal else Console(highlight=False, width=160)
