@@ -31,7 +31,9 @@ def write_text_atomic(path: Path, content: str) -> None:
 
 def write_json_atomic(path: Path, content: Any) -> None:
     """Writes JSON that any reader accepts, whole or not at all: NaN and infinities, which JSON lacks, become null."""
-    write_text_atomic(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A lone surrogate, which JSON may hold but UTF-8 may not, becomes the escape it was read from.
+    write_bytes_atomic(path, text.encode(errors="backslashreplace"))
 
 
 def _finite(content: Any) -> Any:

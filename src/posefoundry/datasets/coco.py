@@ -5,6 +5,7 @@ reason, and the rest of the file stays usable.
 """
 
 import json
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from posefoundry.skeleton import Skeleton
 
 VISIBILITIES = (0, 1, 2)  # not labelled, labelled but hidden, labelled and visible
 _LARGEST_NUMBER = 1e12
+_LONGEST_NAME_BYTES = 240  # file systems allow 255; what is derived from a name may add to it
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,17 @@ def flat_name(file_name: str) -> str:
     return "__".join(PurePosixPath(file_name).parts)
 
 
+def _is_writable_name(name: str) -> bool:
+    """Refuses NUL, line breaks and the like, lone surrogates, and what is too long for a file system."""
+    unusual = () if name.isprintable() else {unicodedata.category(character) for character in name}
+    return not {"Cc", "Cs", "Zl", "Zp"}.intersection(unusual) and len(name.encode()) <= _LONGEST_NAME_BYTES
+
+
 def _image_fault(image: dict[str, Any]) -> Fault | None:
     name = image["file_name"]
     parts = PurePosixPath(name).parts
-    is_printable = name.isprintable()  # neither NUL nor line breaks nor lone surrogates
-    if not parts or parts[0] == "/" or ".." in parts or "\\" in name or not is_printable:
+    leaves_folder = not parts or parts[0] == "/" or ".." in parts or "\\" in name
+    if leaves_folder or not _is_writable_name(flat_name(name)):
         return Fault("unsafe_file_name", f"{name!r} is not the name of a file below the image folder")
     if not all(type(image.get(side)) is int and image[side] > 0 for side in ("width", "height")):
         return Fault(

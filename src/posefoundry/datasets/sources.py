@@ -84,8 +84,18 @@ def _drawing_pool(
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=on_worker_start) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_start_worker, initargs=(on_worker_start,)
+    ) as pool:
         yield partial(pool.map, chunksize=16)
+
+
+def _start_worker(on_worker_start: Callable[[], None] | None) -> None:
+    if on_worker_start:
+        on_worker_start()
+    parent = multiprocessing.parent_process()
+    if parent and os.getppid() != parent.pid:  # it was killed while this process started: nobody wants the work
+        os._exit(1)
 
 
 def _usable_cores() -> int:
@@ -106,7 +116,7 @@ def copy_coco(settings: CocoSource, *, seed: int, folder: Path, progress: Progre
         raise PosefoundryError(
             f"ingest.coco.root: expected a folder in the layout of COCO 2017, found none at {settings.root}."
         )
-    files = {split: settings.root / settings.annotations.format(split=split) for split in SPLITS}
+    files = {split: settings.root / settings.annotations.replace("{split}", split) for split in SPLITS}
     given = [split for split in SPLITS if split != "test" or files[split].exists()]
     contents = {split: load_coco_keypoints(files[split]) for split in given}
     _require_same_categories(files, contents)
@@ -114,7 +124,7 @@ def copy_coco(settings: CocoSource, *, seed: int, folder: Path, progress: Progre
     set_aside: list[SetAside] = []
     for split in given:
         usable, faulty = set_faults_aside(contents[split], split)
-        source_images = settings.root / settings.images.format(split=split)
+        source_images = settings.root / settings.images.replace("{split}", split)
         faults = _copy_images(usable, source_images, folder / "images" / split, progress, split)
         usable, lost = without_images(usable, faults, split)
         set_aside += faulty + lost

@@ -10,6 +10,8 @@ from posefoundry.datasets.synthetic.layer import Colour
 _SKIN_TONES_BGR = ((189, 208, 240), (150, 180, 225), (110, 145, 200), (75, 105, 160), (50, 72, 115), (38, 54, 88))
 _HAIR_BGR = ((25, 25, 30), (30, 45, 75), (45, 75, 120), (95, 165, 215), (50, 70, 165), (150, 150, 155), (140, 60, 90))
 
+_HAIR_CONTRAST = 120  # sum of the differences of the three channels
+
 
 @dataclass(frozen=True)
 class Outfit:
@@ -30,7 +32,9 @@ class Outfit:
 def sample_outfit(rng: np.random.Generator) -> Outfit:
     """Draws clothes, skin and hair by chance."""
     skin = np.array(_SKIN_TONES_BGR[rng.integers(len(_SKIN_TONES_BGR))]) * rng.uniform(0.92, 1.05)
-    hair = np.array(_HAIR_BGR[rng.integers(len(_HAIR_BGR))]) * rng.uniform(0.85, 1.15)
+    # Hair must differ from skin, or the back of a head would look like a face.
+    hairs = [hair for hair in _HAIR_BGR if np.abs(skin - hair).sum() > _HAIR_CONTRAST]
+    hair = np.array(hairs[rng.integers(len(hairs))]) * rng.uniform(0.9, 1.1)
     # Cloth is light, so that its darker half differs from it clearly.
     shirt, trousers, shoes, accent = sample_colours(rng, 4, saturation=(30, 215), value=(150, 245))
     return Outfit(

@@ -195,11 +195,11 @@ def _draw_crowd(rng: np.random.Generator, picture: np.ndarray, size_px: int) -> 
     """Draws a cluster of tiny people that nobody would annotate one by one, as one region."""
     together = np.zeros((size_px, size_px), bool)
     centre = size_px * np.array([rng.uniform(0.2, 0.8), rng.uniform(0.15, 0.4)])
-    for _ in range(int(rng.integers(7, 14))):
+    for _ in range(int(rng.integers(8, 15))):
         person = paint_person(
             sample_figure(rng),
             sample_outfit(rng),
-            origin_xy=centre + size_px * rng.normal(0, (0.07, 0.015)),
+            origin_xy=centre + size_px * rng.normal(0, (0.05, 0.015)),
             height_px=size_px * rng.uniform(0.12, 0.16),
             size_px=size_px,
         )
