@@ -34,9 +34,15 @@ def test_a_detection_speaks_for_one_person_only(person, detection, coco):
 
 def test_the_closest_pair_comes_first_whatever_its_score(person, detection, coco):
     truth = person(1, 1, 100, 100, 50, 100)
-    near, far = detection(truth, 0.1), detection(truth, 0.9, (4, 0))
+    near, far = detection(truth, 0.3), detection(truth, 0.9, (4, 0))
     _, matches = evaluate(coco([truth]), [far, near])
     assert matches[0].detection is near
+
+
+def test_a_detection_that_no_user_would_see_finds_nobody(person, detection, coco):
+    truth = person(1, 1, 100, 100, 50, 100)
+    assert evaluate(coco([truth]), [detection(truth, 0.24)])[1][0].oks == 0.0
+    assert evaluate(coco([truth]), [detection(truth, 0.25)])[1][0].oks == pytest.approx(1.0)
 
 
 def test_crowds_and_unlabelled_persons_are_nobody_to_match(person, detection, coco):

@@ -57,12 +57,12 @@ class Production:
 
     Attributes:
         version: Its version in the registry.
-        metrics: Its metrics; None if it could not be judged on equal terms.
-        obstacle: Why it could not be judged on equal terms, a sentence; None if it could.
+        metrics: Its metrics; empty if it could not be judged at all.
+        obstacle: Why they don't compare with the candidate's, a sentence; None if they do.
     """
 
     version: str
-    metrics: Mapping[str, Any] | None
+    metrics: Mapping[str, Any]
     obstacle: str | None = None
 
 
@@ -124,7 +124,7 @@ def _regressions(
         sentence = "No model is in production yet, so there is none to fall behind."
         return [Rule("first model", None, None, None, True, sentence)]
     name = "comparable with production"
-    if production.metrics is None:
+    if production.obstacle is not None:
         sentence = f"Version {production.version} in production could not be compared: {production.obstacle}"
         return [Rule(name, None, None, None, False, sentence)]
     sentence = f"Version {production.version} in production was judged on the same images in the same way."

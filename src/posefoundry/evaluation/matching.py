@@ -1,4 +1,7 @@
-"""Which detection speaks for which person: what histograms, keypoint errors and overlays are made from."""
+"""Which detection speaks for which person: what histograms, keypoint errors and overlays are made from.
+
+AP ranks all detections, also those with a score near 0. Here only those count that a user of the model gets to see.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,6 +11,8 @@ import numpy as np
 
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 
+SEEN_CONFIDENCE = 0.25  # the Predictor's default
+
 
 @dataclass(frozen=True)
 class Match:
@@ -15,7 +20,7 @@ class Match:
 
     Attributes:
         annotation: The person.
-        detection: The closest detection; None for a person nobody detected.
+        detection: The closest detection; None for a person that was missed.
         oks: Their object keypoint similarity, 0 to 1; 0 without a detection.
     """
 
@@ -44,7 +49,7 @@ class KeypointErrors:
 def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: list[dict[str, Any]]) -> list[Match]:
     """Gives each person the closest detection that is not closer to another: pairs by falling OKS, each side once.
 
-    The detections that compete are those that AP sees, the 20 of an image with the highest scores.
+    The detections that compete are those with a score of .25 or more, of an image at most the 20 with the highest.
     """
     partners: dict[int, tuple[int, float]] = {}
     persons = set(evaluator.persons)
@@ -53,7 +58,8 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
         for flat in np.argsort(-oks, axis=None, kind="stable"):
             d, g = np.unravel_index(flat, oks.shape)
             person, detection = annotation_indices[g], detection_indices[d]
-            if person in persons and person not in partners and detection not in used and oks[d, g] > 0:
+            is_free = person in persons and person not in partners and detection not in used
+            if is_free and oks[d, g] > 0 and detections[detection]["score"] >= SEEN_CONFIDENCE:
                 partners[person] = (detection, float(oks[d, g]))
                 used.add(detection)
     matches = []
@@ -64,7 +70,7 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
 
 
 def image_scores(matches: list[Match]) -> dict[int, float]:
-    """Scores each image with persons by the mean OKS of its persons; a person nobody detected counts 0.
+    """Scores each image with persons by the mean OKS of its persons; a missed person counts 0.
 
     False positives do not lower it: it asks how well the people who are there were seen. Images without persons have
     no score.

@@ -30,7 +30,7 @@ COMPARABLE_FIELDS = (
 )
 
 
-def test_conditions(
+def conditions_of_test(
     annotations: Path, images: Sequence[Path], settings: Evaluate, sigmas: Sequence[float]
 ) -> dict[str, Any]:
     """Returns the part of a passport that must be equal for two models: the data and the rules."""

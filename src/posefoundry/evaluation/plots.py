@@ -66,7 +66,7 @@ def _oks_distribution(path: Path, oks: Sequence[float], title: str) -> None:
         share = f"{(values >= threshold).mean():.0%}" if values.size else "none"
         axes[0].text(threshold + 0.01, top * 0.94, f"{share} at or\nabove {threshold:.2f}", color=ORANGE, fontsize=9,
                      va="top")  # fmt: skip
-    axes[0].set(xlabel="OKS of the closest detection (0: nobody detected the person)", ylabel="persons")
+    axes[0].set(xlabel="OKS of the closest detection with a score of .25 or more (0: missed)", ylabel="persons")
     axes[0].set(xlim=(0, 1), ylim=(0, top))
     average = f"mean {values.mean():.3f}, median {np.median(values):.3f}" if values.size else "none annotated"
     _finish(figure, path, f"OKS of {values.size} persons: {average}\n{title}")

@@ -1,0 +1,29 @@
+"""What an evaluation leaves behind for people, for `dvc plots` and for the gate."""
+
+import json
+from pathlib import Path
+
+from posefoundry.evaluation.curves import person_csv, precision_recall_csv
+from posefoundry.evaluation.judge import Judgement
+from posefoundry.evaluation.matching import keypoint_errors, match_persons
+from posefoundry.evaluation.overlays import draw_overlays
+from posefoundry.evaluation.plots import draw_plots
+from posefoundry.files import write_json_atomic
+
+
+def write_report(folder: Path, judgement: Judgement, *, overlay_images: int) -> None:
+    """Writes metrics.json, detections.json, pr_curve.csv, oks_hist.csv, plots/ and overlays/ into a folder."""
+    evaluator, evaluation, detections = judgement.evaluator, judgement.evaluation, judgement.detections
+    matches = match_persons(evaluator, evaluation, detections)
+    write_json_atomic(folder / "metrics.json", judgement.metrics)
+    # Compact: a COCO results file is for programs, and thousands of detections indented are ten times the lines.
+    (folder / "detections.json").write_text(json.dumps(detections, separators=(",", ":"), allow_nan=False))
+    (folder / "pr_curve.csv").write_text(precision_recall_csv(evaluation))
+    (folder / "oks_hist.csv").write_text(person_csv(matches))
+    skeleton = judgement.truth.skeleton
+    title = f"{judgement.passport['model']}, {len(judgement.image_paths)} test images, {len(matches)} persons"
+    errors = keypoint_errors(matches, evaluator.sigmas)
+    draw_plots(folder / "plots", evaluation, matches, errors, skeleton.keypoint_names, title)
+    draw_overlays(
+        folder / "overlays", judgement.image_paths, evaluator.annotations, detections, matches, skeleton, overlay_images
+    )
