@@ -19,6 +19,7 @@ def plot_learning_curves(epochs: Sequence[dict[str, float | None]], path: Path) 
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     figure, (loss_axes, metric_axes, rate_axes) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     numbers = [row["epoch"] for row in epochs]
@@ -35,6 +36,7 @@ def plot_learning_curves(epochs: Sequence[dict[str, float | None]], path: Path) 
         axes.legend(fontsize=8)
     for axes in (loss_axes, metric_axes, rate_axes):
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -51,6 +51,10 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
     except PosefoundryError as error:
         print(f"{stage}: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:  # a full disk, a folder without permission: the user's to mend, and no bug
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{stage}: {where}the system refused: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(PosefoundryError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
 

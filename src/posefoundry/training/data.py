@@ -113,6 +113,9 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
 
 def training_loader(images: TrainingImages, settings: Train, rank: int, device: torch.device) -> DataLoader[Batch]:
     """Returns the loader of this process; set `loader.batch_sampler.epoch` before each epoch."""
+    if settings.loader_workers:
+        # A forked worker inherits OpenCV's pool of threads, but not the threads, and would wait for them for ever.
+        cv2.setNumThreads(1)
     sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.processes)
     return DataLoader(
         images,  # type: ignore[arg-type]
@@ -122,12 +125,5 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
         pin_memory=device.type == "cuda",
         persistent_workers=False,
         prefetch_factor=4 if settings.loader_workers else None,
-        worker_init_fn=_one_thread,
         multiprocessing_context="fork" if settings.loader_workers else None,
     )
-
-
-def _one_thread(_: int) -> None:
-    """Keeps a loader worker to one thread, so that workers don't fight the model for the cores."""
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

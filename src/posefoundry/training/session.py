@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from posefoundry.config import Train
 from posefoundry.datasets.yolo import DatasetSpec, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
-from posefoundry.models import PoseModel, build_model
-from posefoundry.models.weights import ModelInfo, save_weights, transfer_weights
+from posefoundry.models import ModelInfo, PoseModel, build_model
+from posefoundry.models.weights import save_weights, transfer_weights
 from posefoundry.training.data import TrainingImages, training_loader
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
@@ -87,7 +89,7 @@ def train_model(
     best = BestSoFar()
 
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> None:
-        extra = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json")}
+        extra: dict[str, Any] = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json")}
         save_weights(weights_folder / "last.safetensors", average.state_dict(), info, extra)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
@@ -100,7 +102,7 @@ def train_model(
     return best
 
 
-def _show(observers: Sequence[Observer], pictures: dict) -> None:
+def _show(observers: Sequence[Observer], pictures: dict[str, np.ndarray]) -> None:
     for name, image_bgr in pictures.items():
         for observer in observers:
             observer.picture(name, image_bgr)

@@ -1,4 +1,4 @@
-"""Judging a model in training: OKS AP on the val split, by the predictor and the evaluator that judge everything else."""
+"""Judging a model in training: OKS AP on the val split, by the predictor and evaluator that judge all else."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.drawing import draw_poses
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.predictor import Predictor
-from posefoundry.models import PoseModel
-from posefoundry.models.weights import ModelInfo
+from posefoundry.models import ModelInfo, PoseModel
 from posefoundry.training.distributed import ProcessGroup
 
 # The field's thresholds for computing AP: nearly everything is kept, and the score decides the order.
@@ -53,7 +52,8 @@ class Validator:
         """Returns OKS and box metrics of the model; other processes than the main one get an empty dict."""
         shard = self.evaluator.images[self.group.rank :: self.group.n_processes]
         predictor = self._predictor(model, CONFIDENCE)
-        results = predictor.predict([self.images_folder / image["file_name"] for image in shard])
+        paths = [self.images_folder / image["file_name"] for image in shard]
+        results = predictor.predict(paths, batch_size=self.batch_size)
         detections: list[dict[str, Any]] = []
         for image, result in zip(shard, results, strict=True):
             detections += to_coco_results(result, image["id"], self.info.category_ids)
@@ -71,10 +71,4 @@ class Validator:
 
     def _predictor(self, model: PoseModel, confidence: float) -> Predictor:
         backend = TorchBackend(model, self.info, device=str(self.group.device), precision=self.precision)
-        return Predictor(
-            backend,
-            confidence=confidence,
-            nms_iou=NMS_IOU,
-            max_detections=MAX_DETECTIONS,
-            batch_size=self.batch_size,
-        )
+        return Predictor(backend, confidence=confidence, nms_iou=NMS_IOU, max_detections=MAX_DETECTIONS)
