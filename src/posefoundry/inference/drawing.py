@@ -22,6 +22,8 @@ COLOURS: dict[tuple[str, str], Colour] = {
 SIDE_COLOURS: dict[str, Colour] = {"left": (60, 170, 255), "right": (255, 190, 70), "": (130, 225, 140)}
 OUTLINE: Colour = (25, 25, 25)
 BOX: Colour = (245, 245, 245)
+BOX_OPACITY = 0.6
+TAG_OPACITY = 0.65
 
 PARTS = {
     "arm": ("shoulder", "elbow", "wrist", "hand", "thumb", "finger"),
@@ -46,54 +48,70 @@ def draw_poses(
     Returns:
         A new image of the same size.
     """
-    canvas = image_bgr.copy()
-    for person in range(len(result) - 1, -1, -1):
-        box = result.boxes_xyxy[person]
-        width_px = _line_width_px(box, image_bgr.shape[:2])
-        _draw_box(canvas, box, float(result.scores[person]))
-        keypoints = result.keypoints_xyv[person]
-        shown = keypoints[:, 2] >= min_keypoint_confidence
-        points = [_subpixel(point) for point in keypoints[:, :2]]
-        limbs = [(a, b) for a, b in skeleton.edges if shown[a] and shown[b]]
-        for outline in (True, False):  # all outlines first, so that none cuts through a neighbour's colour
-            for a, b in limbs:
-                colour = OUTLINE if outline else _limb_colour(skeleton.keypoint_names[a], skeleton.keypoint_names[b])
-                thickness = width_px + (2 if outline else 0)
-                cv2.line(canvas, points[a], points[b], colour, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-            for index in np.flatnonzero(shown):
-                colour = OUTLINE if outline else _colour(*_side_and_part(skeleton.keypoint_names[index]))
-                radius = _scaled(0.9 * width_px + (1.0 if outline else 0.0))
-                cv2.circle(canvas, points[index], radius, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+    order = range(len(result) - 1, -1, -1)
+    boxes = image_bgr.copy()
+    for person in order:
+        _draw_box(boxes, result.boxes_xyxy[person])
+    canvas = cv2.addWeighted(boxes, BOX_OPACITY, image_bgr, 1 - BOX_OPACITY, 0)
+    for person in order:
+        width_px = _line_width_px(result.boxes_xyxy[person], image_bgr.shape[:2])
+        _draw_skeleton(canvas, result.keypoints_xyv[person], skeleton, width_px, min_keypoint_confidence)
+    for person in order:
+        _draw_score(canvas, result.boxes_xyxy[person], float(result.scores[person]))
     return canvas
 
 
 def _line_width_px(box_xyxy: np.ndarray, image_size_hw: tuple[int, ...]) -> int:
     """Returns a width that suits the person's size and is never coarse for the image."""
     person_px = float(np.sqrt(max((box_xyxy[2] - box_xyxy[0]) * (box_xyxy[3] - box_xyxy[1]), 1)))
-    return int(np.clip(round(person_px / 55), 1, max(1, round(max(image_size_hw) / 180))))
+    return int(np.clip(round(person_px / 60), 1, max(1, round(max(image_size_hw) / 180))))
 
 
-def _draw_box(canvas: np.ndarray, box_xyxy: np.ndarray, score: float) -> None:
-    """Draws a thin box with the score in a tag on its upper edge, or below it where the image ends."""
+def _draw_skeleton(
+    canvas: np.ndarray, keypoints_xyv: np.ndarray, skeleton: Skeleton, width_px: int, min_confidence: float
+) -> None:
+    shown = keypoints_xyv[:, 2] >= min_confidence
+    points = [_subpixel(point) for point in keypoints_xyv[:, :2]]
+    parts = [_side_and_part(name) for name in skeleton.keypoint_names]
+    limbs = [(a, b) for a, b in skeleton.edges if shown[a] and shown[b]]
+    # Faces are small: their lines and points are finer than a body's.
+    widths = {part: max(1, round(width_px / 2)) if part == "head" else width_px for _, part in parts}
+    for extra_px in (2, 0):  # all outlines first, so that none cuts through a neighbour's colour
+        for a, b in limbs:
+            colour = OUTLINE if extra_px else _limb_colour(parts[a], parts[b])
+            width = min(widths[parts[a][1]], widths[parts[b][1]]) + extra_px
+            cv2.line(canvas, points[a], points[b], colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for index in np.flatnonzero(shown):
+            colour = OUTLINE if extra_px else _colour(*parts[index])
+            radius = _scaled(0.9 * widths[parts[index][1]] + extra_px / 2)
+            cv2.circle(canvas, points[index], radius, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _draw_box(canvas: np.ndarray, box_xyxy: np.ndarray) -> None:
+    thickness = max(1, round(max(canvas.shape[:2]) / 500))
+    low, high = _subpixel(box_xyxy[:2]), _subpixel(box_xyxy[2:])
+    cv2.rectangle(canvas, low, high, BOX, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _draw_score(canvas: np.ndarray, box_xyxy: np.ndarray, score: float) -> None:
+    """Writes the score on the box's upper edge, or below it where the image ends."""
     image_height, image_width = canvas.shape[:2]
-    x1, y1, x2, y2 = (round(float(value)) for value in box_xyxy)
-    thickness = max(1, round(max(image_height, image_width) / 700))
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), OUTLINE, thickness + 1, cv2.LINE_AA)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), BOX, thickness, cv2.LINE_AA)
-    font_scale = float(np.clip(max(image_height, image_width) / 1400, 0.3, 1.2))
+    font_scale = float(np.clip(max(image_height, image_width) / 1500, 0.3, 1.2))
     text = f"{score:.2f}"
-    (text_width, text_height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
-    margin = max(1, text_height // 4)
-    tag_width, tag_height = text_width + 2 * margin, text_height + baseline // 2 + 2 * margin
-    left = int(np.clip(x1, 0, max(image_width - tag_width, 0)))
-    top = y1 - tag_height if y1 >= tag_height else y1
-    cv2.rectangle(canvas, (left, top), (left + tag_width, top + tag_height), BOX, cv2.FILLED)
+    (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, 1)
+    margin = max(2, text_height // 3)
+    tag_width, tag_height = text_width + 2 * margin, text_height + 2 * margin
+    left = int(np.clip(round(float(box_xyxy[0])), 0, max(image_width - tag_width, 0)))
+    top = round(float(box_xyxy[1]))
+    top = max(top - tag_height if top >= tag_height else top, 0)
+    tag = canvas[top : top + tag_height, left : left + tag_width]
+    tag[:] = (tag * (1 - TAG_OPACITY)).astype(np.uint8)
     origin = (left + margin, top + margin + text_height)
-    cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, font_scale, OUTLINE, 1, cv2.LINE_AA)
+    cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, font_scale, BOX, 1, cv2.LINE_AA)
 
 
-def _limb_colour(name_a: str, name_b: str) -> Colour:
-    (side_a, part_a), (side_b, part_b) = _side_and_part(name_a), _side_and_part(name_b)
+def _limb_colour(end_a: tuple[str, str], end_b: tuple[str, str]) -> Colour:
+    (side_a, part_a), (side_b, part_b) = end_a, end_b
     if part_a != part_b:
         return _colour("", "torso")  # shoulder to hip, ear to shoulder
     if side_a != side_b:
@@ -112,8 +130,8 @@ def _colour(side: str, part: str) -> Colour:
 
 
 def _subpixel(point_xy: np.ndarray) -> tuple[int, int]:
-    # Far outside the image OpenCV's fixed-point coordinates would overflow.
-    x, y = np.clip(point_xy, -10_000, 100_000)
+    # OpenCV's fixed-point coordinates overflow far outside the image, and know no NaN.
+    x, y = np.clip(np.nan_to_num(point_xy), -10_000, 100_000)
     return _scaled(float(x)), _scaled(float(y))
 
 

@@ -137,7 +137,8 @@ class PoseHead(nn.Module):
 
     def last_convolutions(self) -> list[nn.Conv2d]:
         """Returns the convolutions that write the outputs; they run in float32 even where the rest doesn't."""
-        return [module for module in self.modules() if isinstance(module, nn.Conv2d) and module.bias is not None]
+        inner = {block.conv for block in self.modules() if isinstance(block, Conv)}
+        return [module for module in self.modules() if isinstance(module, nn.Conv2d) and module not in inner]
 
     def _add(self, prefix: str, name: str, levels: list[Any]) -> None:
         self.add_module(prefix + name, nn.ModuleList(levels))

@@ -190,9 +190,8 @@ class _Machine:
     def _fill_container(self, name: str) -> None:
         if name == "DICT":
             items = self._pop_to_mark()
-            self._stack.append(dict(zip(items[::2], items[1::2], strict=True)))
-            return
-        if name in ("APPEND", "SETITEM"):
+            self._stack.append({})
+        elif name in ("APPEND", "SETITEM"):
             count = 1 if name == "APPEND" else 2
             items = self._stack[-count:]
             del self._stack[-count:]
@@ -202,9 +201,9 @@ class _Machine:
         if isinstance(container, list) and name.startswith("APPEND"):
             container.extend(items)
         elif isinstance(container, set) and name == "ADDITEMS":
-            container.update(items)
-        elif isinstance(container, dict) and name.startswith("SETITEM"):
-            container.update(zip(items[::2], items[1::2], strict=True))
+            container.update(map(_key, items))
+        elif isinstance(container, dict) and name in ("SETITEM", "SETITEMS", "DICT"):
+            container.update(zip(map(_key, items[::2]), items[1::2], strict=True))
         else:
             raise PosefoundryError(f"the pickle puts items into a {type(container).__name__} by {name}.")
 
@@ -217,9 +216,11 @@ class _Machine:
             case "torch._utils _rebuild_parameter":
                 return arguments[0]
             case "collections OrderedDict":
-                return dict(*arguments)
+                (pairs,) = arguments or ([],)
+                return {_key(key): value for key, value in pairs}
             case "__builtin__ set" | "builtins set":
-                return set(*arguments)
+                (items,) = arguments or ([],)
+                return {_key(item) for item in items}
             case "torch Size":
                 return tuple(*arguments)
             case _:
@@ -255,6 +256,13 @@ class _Machine:
         return self._storages[key]
 
 
+def _key(value: Any) -> Any:
+    """Refuses keys that weights don't have; to hash a deeply nested tuple would end the process."""
+    if not isinstance(value, str | int | float | None):
+        raise PosefoundryError(f"the pickle uses a {type(value).__name__} as a key.")
+    return value
+
+
 def _admit(name: str) -> _Global:
     constructors = {
         "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch Size", "collections OrderedDict",
@@ -263,8 +271,8 @@ def _admit(name: str) -> _Global:
     known = name in constructors or name in STORAGE_DTYPES or _is_structure(name)
     if not known:
         raise PosefoundryError(
-            f"the checkpoint asks for {name.replace(' ', '.')}, which weights don't need; reading it was refused and "
-            "nothing was run. Use a checkpoint from a source you trust, or safetensors."
+            f"expected nothing but weights, got a checkpoint that asks for {name.replace(' ', '.')!r}. It was refused "
+            "and nothing was run. Get the weights from a source you trust, or as safetensors."
         )
     return _Global(name)
 

@@ -79,8 +79,6 @@ class PoseModel(nn.Module):
         self.to(dtype)
         for convolution in self.head.last_convolutions():
             convolution.float()
-        if hasattr(self.head, "dfl"):
-            self.head.dfl.float()
         return self
 
     def _features(self, images: Tensor) -> list[Tensor]:

@@ -20,25 +20,31 @@ MAX_MODULES = 100_000  # published models have some hundreds
 
 
 def read_published(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
-    """Reads a checkpoint of the families' own package: a module tree, or plain tensors by name."""
+    """Reads a checkpoint of the families' own package: a module tree, or plain tensors by name.
+
+    Returns:
+        The tensors as stored, usually in half precision, and what model they are; None if they are none of ours.
+
+    Raises:
+        PosefoundryError: The file is missing or damaged, asks for code to be run, or holds no tensors.
+    """
     checkpoint = read_checkpoint(path)
     root = checkpoint
     if isinstance(checkpoint, dict):  # the averaged weights are the better ones, where a training run left both
-        root = checkpoint.get("ema") or checkpoint.get("model") or checkpoint
-    tensors = _tensors_of(root) if isinstance(root, Structure) else root
+        kept = [checkpoint.get("ema"), checkpoint.get("model")]
+        root = next((entry for entry in kept if isinstance(entry, Structure | dict)), checkpoint)
+    tensors = _tensors_of(root, path) if isinstance(root, Structure) else root
     if not isinstance(tensors, dict):
         raise PosefoundryError(f"{path}: expected a model in the checkpoint, got a {type(root).__name__}.")
     state_dict = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if isinstance(name, str) and isinstance(tensor, Tensor)
+        name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)
     }
     if not state_dict:
         raise PosefoundryError(f"{path}: expected a model's tensors in the checkpoint, found none.")
     return state_dict, _describe_published(root, state_dict)
 
 
-def _tensors_of(root: Structure) -> dict[str, Tensor]:
+def _tensors_of(root: Structure, path: Path) -> dict[str, Tensor]:
     """Walks a module tree as `state_dict` would, by the attributes that every PyTorch module keeps."""
     tensors: dict[str, Tensor] = {}
     n_visited = 0
@@ -47,7 +53,7 @@ def _tensors_of(root: Structure) -> dict[str, Tensor]:
         nonlocal n_visited
         n_visited += 1
         if depth > MAX_MODULE_DEPTH or n_visited > MAX_MODULES:
-            raise PosefoundryError("expected a module tree in the checkpoint, got one that contains itself.")
+            raise PosefoundryError(f"{path}: expected a module tree in the checkpoint, got one that contains itself.")
         for group in ("_parameters", "_buffers"):
             for name, tensor in _mapping(module, group).items():
                 if isinstance(tensor, Tensor):

@@ -89,7 +89,7 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> tuple[PoseM
     faults = tensor_differences(model, state_dict)
     if faults:
         raise PosefoundryError(f"{path}: expected the weights of {info.architecture}, got {faults}.")
-    model.load_state_dict(state_dict)
+    model.load_state_dict(state_dict)  # copies into float32, whatever the file has
     return model.to(device).eval(), info
 
 
@@ -119,7 +119,7 @@ def transfer_weights(model: PoseModel, path: Path) -> TransferReport:
 
 
 def _read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
-    """Returns float32 tensors and, where the file tells what model they are, its description."""
+    """Returns tensors as stored and, where the file tells what model they are, its description."""
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in CHECKPOINT_SUFFIXES:
@@ -147,8 +147,4 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise PosefoundryError(f"{path}: expected safetensors, got: {error}.") from None
-    return {name: _to_float32(tensor) for name, tensor in tensors.items()}, info
-
-
-def _to_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return tensors, info
