@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,27 +36,22 @@ def project(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the stages before `register` leave behind, of a small model that sees persons everywhere.
+    """What the stages before `register` leave behind.
 
-    best.safetensors, best.json, model.onnx, decision.json (passed), metrics.json, and street.png, 96 x 128 px.
+    best.safetensors, best.json, model.onnx, decision.json (passed), metrics.json, and street.png, 96 x 128 px. The
+    weights are untrained and find nobody; the ONNX model is a toy that sees a person in every 32 x 32 px.
     """
     import cv2
     import numpy as np
+    import onnx
     import torch
 
-    from posefoundry.export.onnx import export_onnx
-    from posefoundry.files import sha256_of_file, write_json_atomic
+    from posefoundry.files import write_json_atomic
     from posefoundry.models import ModelInfo, build_model
     from posefoundry.models.weights import save_weights
     from posefoundry.skeleton import COCO_PERSON
 
     folder = tmp_path_factory.mktemp("trained")
-    torch.manual_seed(0)
-    model = build_model("yolov8n-pose").eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".cv3." in name and name.endswith(".2.bias"):
-                parameter.fill_(0.5)  # class scores around 0.6 instead of the prior's 0.001
     info = ModelInfo(
         architecture="yolov8n-pose",
         class_names=("person",),
@@ -65,12 +61,45 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stride_px=32,
         image_size_px=128,
     )
-    weights = folder / "best.safetensors"
-    save_weights(weights, model.state_dict(), info, {})
-    export_onnx(model, info, folder / "model.onnx", opset=18, weights_sha256=sha256_of_file(weights))
+    torch.manual_seed(0)
+    save_weights(folder / "best.safetensors", build_model("yolov8n-pose").state_dict(), info, {})
+    onnx.save(_toy_model(info.to_dict()), folder / "model.onnx")
     decision = {"passed": True, "verdict": "Passed: all 3 rules hold.", "rules": [], "production_version": None}
     write_json_atomic(folder / "decision.json", decision)
     write_json_atomic(folder / "metrics.json", {"oks_ap": 0.61, "box_ap": 0.8, "oks_ap_m": None, "passport": {"a": 1}})
-    pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
-    cv2.imwrite(str(folder / "street.png"), cv2.GaussianBlur(pixels, (9, 9), 4))
+    colours = np.random.default_rng(0).integers(60, 255, (3, 4, 3), np.uint8)
+    cv2.imwrite(str(folder / "street.png"), colours.repeat(32, axis=0).repeat(32, axis=1))
     return folder
+
+
+def _toy_model(description: dict[str, Any]) -> Any:
+    """Builds an ONNX pose model whose decoded output (B, 56, A) depends on the colours of each 32 x 32 px, linearly."""
+    import json
+
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(1)
+    weight = random.normal(0, 60, (56, 3, 1, 1)).astype(np.float32)
+    bias = random.uniform(20, 100, 56).astype(np.float32)
+    weight[2:4], bias[2:4] = 10, 20  # small boxes, so that few overlap
+    weight[4], bias[4] = 0.3, 0.0  # the score
+    nodes = [
+        helper.make_node("AveragePool", ["images"], ["colours"], kernel_shape=[32, 32], strides=[32, 32]),
+        helper.make_node("Conv", ["colours", "weight", "bias"], ["grid"]),
+        helper.make_node("Reshape", ["grid", "shape"], ["predictions"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [helper.make_tensor_value_info("predictions", TensorProto.FLOAT, ["batch", 56, "anchors"])],
+        [
+            numpy_helper.from_array(weight, "weight"),
+            numpy_helper.from_array(bias, "bias"),
+            numpy_helper.from_array(np.array([0, 56, -1], np.int64), "shape"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in description.items()})
+    return model

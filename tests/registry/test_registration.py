@@ -52,7 +52,7 @@ def test_a_version_says_what_it_is(register, evidence, project):
     run = store.client().get_run(register.run_id)
     [output] = run.outputs.model_outputs
     metrics = store.client().get_logged_model(output.model_id).metrics
-    assert {metric.key: metric.value for metric in metrics} == {"oks_ap": 0.61, "box_ap": 0.8}
+    assert {metric.key: metric.value for metric in metrics} == {"test_oks_ap": 0.61, "test_box_ap": 0.8}
 
 
 def test_registering_the_same_again_is_the_same_version(register):

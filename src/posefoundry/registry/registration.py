@@ -43,8 +43,8 @@ class Evidence:
         weights: `best.safetensors` with its sidecar beside it.
         onnx: The exported model, which predicts.
         decision: The gate's decision file.
-        metrics: The evaluation's metrics; None marks one that does not exist here.
-        latency_p50_ms: Median latency of the ONNX model, batch 1; None where it was not measured.
+        metrics: The evaluation's metrics on the test split; None marks one that does not exist here.
+        latency_p50_ms: Median time of the ONNX model for one image, from pixels to persons; None where not measured.
         example_image: A real image, kept as the model's input example.
     """
 
@@ -199,7 +199,9 @@ def _link_to_run(client: Any, run_id: str, model_id: str, metrics: Mapping[str, 
 
     now_ms = int(time.time() * 1000)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    measured = [Metric(name, value, now_ms, 0, model_id=model_id) for name, value in _numbers(metrics).items()]
+    measured = [
+        Metric(f"test_{name}", value, now_ms, 0, model_id=model_id) for name, value in _numbers(metrics).items()
+    ]
     client.log_batch(run_id, metrics=measured)
 
 
