@@ -1,5 +1,6 @@
 """A pipeline of small Python commands under DVC, quick enough to run in every test."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ class ToyPipeline:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._stages: dict[str, dict] = {}
-        (root / "params.yaml").write_text("bar: 0.5\n")
+        (root / "params.yaml").write_text("gate: {floors: {oks_ap: 0.5}}\n")
 
     def stage(self, name: str, script: str, *needs: str, **meta: float) -> None:
         """Adds or replaces a stage; `script` runs before the output is written."""
@@ -54,3 +55,18 @@ def three_stages(toy: ToyPipeline) -> ToyPipeline:
     toy.stage("first", "print('first speaks')")
     toy.stage("second", "print('second speaks')", "first", retries=2, retry_delay_s=0.1, time_limit_s=30)
     return toy
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server of the test run's own; it takes seconds to start, so there is one."""
+    from posefoundry.orchestration.environment import SERVER_STARTUP_LIMIT_S, prepare_prefect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect_home")))
+        prepare_prefect(tmp_path_factory.getbasetemp())
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=SERVER_STARTUP_LIMIT_S):
+            yield

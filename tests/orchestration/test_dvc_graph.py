@@ -203,7 +203,9 @@ def test_locks_of_killed_processes_are_forgotten(toy):
         while "dvc" not in " ".join(psutil.Process(owner.pid).cmdline()[:1]):
             time.sleep(0.01)
         path = toy.root / ".dvc" / "tmp" / "rwlock"
-        held = {name: {"pid": p.pid, "cmd": "dvc repro"} for name, p in (("/a", zombie), ("/b", stranger), ("/c", owner))}
+        held = {
+            name: {"pid": p.pid, "cmd": "dvc repro"} for name, p in (("/a", zombie), ("/b", stranger), ("/c", owner))
+        }
         path.write_text(json.dumps({"write": held, "read": {name: [entry] for name, entry in held.items()}}))
         forget_locks_of_the_dead(toy.root)
         locks = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 dvc.yaml is the only list of stages. Whoever schedules them (flows/retrain.py) reads it here.
 """
 
+import fcntl
 import os
 import re
 import signal
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
 LAST_LINES = 15
 GRACE_S = 15.0
 
-# What DVC says about a stage; it tells the three outcomes apart in its log alone.
-_RUNS = re.compile(r"Running stage '(?P<stage>.+)':")
-_RESTORED = re.compile(r"Stage '(?P<stage>.+)' is cached - skipping run, checking out outputs")
-_UNCHANGED = re.compile(r"Stage '(?P<stage>.+)' didn't change, skipping")
-_EXIT_STATUS = re.compile(r"^ERROR: failed to reproduce .*exited with (?P<status>-?\d+)$")
-
 
 class Outcome(StrEnum):
     """How a stage came to its result."""
@@ -43,6 +38,17 @@ class Outcome(StrEnum):
     RAN = "ran"
     CACHED = "cached"  # nothing it depends on has changed
     RESTORED = "restored"  # the same inputs were seen before: taken from DVC's run cache
+
+
+# What DVC says about a stage; it tells the three outcomes apart in its log alone.
+_REMARKS = {
+    re.compile(r"Running stage '(?P<stage>.+)':"): Outcome.RAN,
+    re.compile(r"Stage '(?P<stage>.+)' is cached - skipping run, checking out outputs"): Outcome.RESTORED,
+    re.compile(r"Stage '(?P<stage>.+)' didn't change, skipping"): Outcome.CACHED,
+}
+_EXIT_STATUS = re.compile(r"^ERROR: failed to reproduce .*exited with (?P<status>-?\d+)$")
+# After these it speaks of git and remotes.
+_EPILOGUE = ("Generating lock file 'dvc.lock'", "Updating lock file 'dvc.lock'")
 
 
 class StageFailedError(PosefoundryError):
@@ -130,6 +136,24 @@ def _policy(stage: str, meta: object) -> RetryPolicy:
         raise PosefoundryError(f"dvc.yaml, meta of {stage}: {describe_validation_error(error, RetryPolicy)}") from None
 
 
+@contextmanager
+def sole_run(project: Path, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Lets one run at a time work through a project's stages; the next waits for its turn.
+
+    DVC's own lock guards a single command: between two stages it is free, and a stage that another run has begun
+    would be an error.
+    """
+    path = project / ".dvc" / "tmp" / "flow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def run_stage(
     name: str,
     *,
@@ -142,7 +166,7 @@ def run_stage(
     Args:
         name: A stage of dvc.yaml.
         project: The folder with dvc.yaml.
-        on_line: Called with each line of DVC and of the stage while they run.
+        on_line: Called with each line of the stage, and what DVC says about it, while they run.
         time_limit_s: After this the stage is stopped and counts as failed.
 
     Raises:
@@ -153,8 +177,8 @@ def run_stage(
     command = ["--wait-for-lock", "repro", "--single-item", name]
     with _running_dvc(command, project) as process, _time_limit(process, time_limit_s) as out_of_time:
         for line in process.stdout or ():
-            lines.add(line.rstrip())
-            on_line(line.rstrip())
+            if lines.add(line.rstrip()):
+                on_line(line.rstrip())
         status = process.wait()
     if out_of_time.is_set():
         raise StageFailedError(f"{name}: stopped at its time limit of {time_limit_s} s. {lines.tail()}")
@@ -174,29 +198,34 @@ class _Transcript:
         self.outcome: Outcome | None = None
         self.exit_status: int | None = None
         self._of_stage: deque[str] = deque(maxlen=LAST_LINES)
-        self._of_dvc: deque[str] = deque(maxlen=LAST_LINES)
+        self._all: deque[str] = deque(maxlen=LAST_LINES)
+        self._is_over = False
 
-    def add(self, line: str) -> None:
-        """Takes the next line."""
+    def add(self, line: str) -> bool:
+        """Takes the next line; returns whether it is worth showing."""
+        if not line or self._is_over:
+            return False
+        self._all.append(line)
         if failure := _EXIT_STATUS.match(line):
             self.exit_status = int(failure["status"])
         if self.outcome is None:
-            for pattern, outcome in (
-                (_RUNS, Outcome.RAN),
-                (_RESTORED, Outcome.RESTORED),
-                (_UNCHANGED, Outcome.CACHED),
-            ):
-                remark = pattern.fullmatch(line)
-                if remark and remark["stage"] == self.stage:
-                    self.outcome = outcome
-        elif self.outcome is Outcome.RAN and line and not line.startswith(("> ", "ERROR: ")):
-            self._of_stage.append(line)
-        if line:
-            self._of_dvc.append(line)
+            self.outcome = self._outcome_in(line)
+        elif self.outcome is Outcome.RAN and not line.startswith(("> ", "ERROR: ")):
+            self._is_over = line in _EPILOGUE
+            if not self._is_over:
+                self._of_stage.append(line)
+        return not self._is_over
+
+    def _outcome_in(self, line: str) -> Outcome | None:
+        for pattern, outcome in _REMARKS.items():
+            remark = pattern.fullmatch(line)
+            if remark and remark["stage"] == self.stage:
+                return outcome
+        return None
 
     def tail(self) -> str:
         """The last lines of the stage, or of DVC where the stage said nothing."""
-        last = self._of_stage or self._of_dvc
+        last = self._of_stage or self._all
         return "Its last lines:\n" + "\n".join(last) if last else "It wrote nothing."
 
     def verdict(self) -> str:
