@@ -190,19 +190,18 @@ def run_checks(checks: list[Check], tables: Tables, docs: Path) -> list[CheckRes
 
     context = _context(docs)
     source = context.data_sources.add_pandas("data")
+    by_name = {check.name: check for check in checks}
     results: dict[str, CheckResult] = {}
-    for table in ("persons", "images", "splits"):
+    for table in dict.fromkeys(check.table for check in checks):
         frame = getattr(tables, table)
-        suite = context.suites.add(gx.ExpectationSuite(table))
-        for check in checks:
-            if check.table == table:
-                suite.add_expectation(_expectation(check))
+        expectations = [_expectation(check) for check in checks if check.table == table]
+        suite = context.suites.add(gx.ExpectationSuite(table, expectations=expectations))
         batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
         checkpoint = gx.Checkpoint(name=table, validation_definitions=[definition], result_format=_RESULT_FORMAT)
-        run_id = gx.RunIdentifier(run_name="validate")
-        outcome = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame}, run_id=run_id)
-        by_name = {check.name: check for check in checks}
+        outcome = context.checkpoints.add(checkpoint).run(
+            batch_parameters={"dataframe": frame}, run_id=gx.RunIdentifier(run_name="validate")
+        )
         for validation in outcome.run_results.values():
             for result in validation.results:
                 check = by_name[result.expectation_config.meta["check"]]
