@@ -13,10 +13,11 @@ import torch
 from posefoundry.config import Evaluate, Gate, Register
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.judge import judge_weights
-from posefoundry.files import write_json_atomic
+from posefoundry.files import sha256_of_file, write_json_atomic
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.models.weights import save_weights
 from posefoundry.registry import store
+from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
 from posefoundry.registry.versions import ProductionModel
 from posefoundry.skeleton import COCO_PERSON, COCO_PERSON_CATEGORY, Skeleton
@@ -188,6 +189,19 @@ def test_numbers_that_were_measured_otherwise_reject_by_the_field(inputs, in_pro
         cv2.imwrite(str(inputs["raw"] / "images" / "test" / "1.png"), np.zeros((64, 96, 3), np.uint8))
     _, message = rejection(inputs, judged_by=judged_by)
     assert f"Version 3 in production could not be compared: {field} was" in message
+
+
+def test_production_comes_out_of_the_registry(inputs, trained):
+    evidence = Evidence(
+        weights=trained / "best.safetensors", onnx=trained / "model.onnx", decision=trained / "decision.json",
+        metrics={}, latency_p50_ms=None, example_image=trained / "street.png",
+    )  # fmt: skip
+    run_id = json.loads(inputs["run"].read_text())["run_id"]
+    version = register_version("posefoundry", "posefoundry", run_id, evidence)
+    store.client().set_registered_model_alias("posefoundry", "production", version.version)
+    decision = run_gate(inputs)
+    assert decision["production_version"] == version.version
+    assert decision["passports"]["production"]["weights_sha256"] == sha256_of_file(trained / "best.safetensors")
 
 
 def test_a_store_out_of_reach_is_an_error_and_no_verdict(inputs, monkeypatch):
