@@ -1,0 +1,141 @@
+"""The runtimes: the same answers, untouched callers, and clear words where something is missing."""
+
+import copy
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.inference import backends
+from posefoundry.inference.backends import OnnxBackend, TensorRtBackend, TorchBackend, load_backend
+from posefoundry.models import save_weights
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return np.random.default_rng(0).random((2, 3, 64, 96), np.float32)
+
+
+def test_torch_backend_equals_the_model_and_leaves_it_alone(model, info, batch):
+    before = copy.deepcopy(model.state_dict())
+    backend = TorchBackend(model, info, device="cpu")
+    with torch.no_grad():
+        expected = model(torch.from_numpy(batch)).numpy()
+    np.testing.assert_allclose(backend.infer(batch), expected, atol=1e-3)
+    assert backend.infer(batch).dtype == np.float32
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "dfl" not in name)
+
+
+def test_reduced_precision_is_near_and_float32_outside(model, info, batch):
+    exact = TorchBackend(model, info, device="cpu").infer(batch)
+    reduced = TorchBackend(model, info, device="cpu", precision="bfloat16").infer(batch)
+    assert reduced.dtype == np.float32
+    assert np.abs(reduced - exact).max() > 0
+    np.testing.assert_allclose(reduced[:, :2], exact[:, :2], atol=1.0)
+
+
+def test_weights_open_by_their_suffix(model, info, tmp_path, batch):
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), info, {})
+    backend = load_backend(tmp_path / "best.safetensors", device="cpu")
+    assert backend.info == info and backend.device_name
+    assert backend.infer(batch).shape == (2, 56, 8 * 12 + 4 * 6 + 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "tpu"}, "device must be auto, cpu or cuda, got 'tpu'"),
+        ({"precision": "int8"}, "precision must be one of float32, .* got 'int8'"),
+    ],
+)
+def test_impossible_options_are_refused(model, info, options, words):
+    with pytest.raises(PosefoundryError, match=words):
+        TorchBackend(model, info, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is asked for")
+def test_a_missing_gpu_is_said(model, info):
+    with pytest.raises(PosefoundryError, match="Expected a GPU for device 'cuda', found 0"):
+        TorchBackend(model, info, device="cuda")
+
+
+def write_onnx(path, metadata):
+    """A model of one node: sums each image into a (B, 56, 1) output."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["b", 3, "h", "w"])
+    output = helper.make_tensor_value_info("predictions", TensorProto.FLOAT, ["b", 56, 1])
+    nodes = [
+        helper.make_node("ReduceSum", ["images", "axes"], ["sum"], keepdims=1),
+        helper.make_node("Reshape", ["sum", "shape"], ["flat"]),
+        helper.make_node("Tile", ["flat", "repeats"], ["predictions"]),
+    ]
+    constants = {"axes": [1, 2, 3], "shape": [-1, 1, 1], "repeats": [1, 56, 1]}
+    initializers = [helper.make_tensor(name, TensorProto.INT64, [len(v)], v) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "sum", [image], [output], initializers)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(proto, metadata)
+    onnx.save(proto, path)
+
+
+def as_metadata(info):
+    return {name: json.dumps(value) for name, value in info.to_dict().items()} | {"version": "0.1.0"}
+
+
+def test_onnx_backend_runs_and_describes_itself(info, tmp_path, batch):
+    write_onnx(tmp_path / "model.onnx", as_metadata(info))
+    backend = load_backend(tmp_path / "model.onnx", device="cpu", threads=1)
+    assert backend.info == info
+    np.testing.assert_allclose(backend.infer(batch)[:, 0, 0], batch.sum(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_onnx_files_that_do_not_fit_are_refused(tmp_path, info):
+    with pytest.raises(PosefoundryError, match="found no file"):
+        OnnxBackend(tmp_path / "missing.onnx")
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(PosefoundryError, match=r"text\.onnx: expected a model that ONNX Runtime can load"):
+        OnnxBackend(tmp_path / "text.onnx")
+    write_onnx(tmp_path / "bare.onnx", {})
+    with pytest.raises(PosefoundryError, match=r"bare\.onnx: Expected a model's description"):
+        OnnxBackend(tmp_path / "bare.onnx")
+
+
+@pytest.fixture
+def engine(tmp_path, info):
+    path = tmp_path / "model.engine"
+    path.write_bytes(backends.TENSORRT_PLAN_TAG + bytes(100))
+    path.with_suffix(".json").write_text(json.dumps(as_metadata(info)))
+    return path
+
+
+def test_junk_never_reaches_tensorrt(tmp_path):
+    with pytest.raises(PosefoundryError, match="expected a TensorRT engine, found no file"):
+        load_backend(tmp_path / "missing.engine")
+    (tmp_path / "junk.engine").write_bytes(b"\0" * 100)
+    with pytest.raises(PosefoundryError, match="does not begin like one"):
+        load_backend(tmp_path / "junk.engine")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_tensorrt_without_a_gpu_says_so(engine):
+    with pytest.raises(PosefoundryError, match=r"expected an NVIDIA GPU .* Use the ONNX file"):
+        TensorRtBackend(engine)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="tensorrt is installed")
+def test_tensorrt_without_its_package_says_so(engine, monkeypatch):
+    monkeypatch.setattr(backends, "_torch_device", lambda device: torch.device("cuda"))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(PosefoundryError, match=r"the package tensorrt, which is not installed\. Install posefoundry"):
+        TensorRtBackend(engine)
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(PosefoundryError, match=r"expected a model file \(\.safetensors, .* got 'model\.tflite'"):
+        load_backend(tmp_path / "model.tflite")
