@@ -108,7 +108,7 @@ class _Progress(Observer):
                 "box AP": values["val_box_ap"],
             }
             shown += [f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in judged.items()]
-        self.console.print(f"epoch {epoch:3d}  " + "  ".join(shown))
+        self.console.print(f"epoch {epoch:3d}  " + "  ".join(shown), soft_wrap=True)
 
 
 @contextmanager
