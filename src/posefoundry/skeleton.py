@@ -1,6 +1,6 @@
 """The keypoint schema: names, edges, flip pairs and sigmas, from one definition."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from posefoundry.errors import PosefoundryError
@@ -75,10 +75,16 @@ class Skeleton:
 
     @classmethod
     def from_coco_category(cls, category: dict[str, Any]) -> "Skeleton":
-        """Builds the skeleton of a COCO category, whose `skeleton` edges count from 1."""
+        """Builds the skeleton of a COCO category, whose `skeleton` edges count from 1.
+
+        `sigmas`, an addition to COCO's form, are taken where they are stated.
+        """
         names = category.get("keypoints") or []
         edges = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or []]
-        return cls.from_names(list(names), edges)
+        skeleton = cls.from_names(list(names), edges)
+        if stated := category.get("sigmas"):
+            skeleton = replace(skeleton, sigmas=tuple(float(sigma) for sigma in stated))
+        return skeleton
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain lists for JSON; `from_dict` reads them back."""

@@ -2,13 +2,22 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints, set_faults_aside
+from posefoundry.datasets.coco import (
+    CocoKeypoints,
+    Fault,
+    SetAside,
+    flat_name,
+    load_coco_keypoints,
+    set_faults_aside,
+    without_images,
+)
 from posefoundry.datasets.receipt import Outcome, ReceiptLine, check_complete
 from posefoundry.datasets.yolo import SPLITS, format_dataset_yaml, format_label_line
 from posefoundry.errors import PosefoundryError
@@ -102,7 +111,68 @@ def convert_dataset(
     """
     sources = read_raw_annotations(raw)
     set_aside = [record for record in read_json(raw / "set_aside.json") if record["annotation"] is not None]
-    categories = sorted(sources[SPLITS[0]].categories, key=lambda category: category["id"])
+    folders = {split: raw / "images" / split for split in sources}
+    return _write_dataset(sources, folders, set_aside, yolo, images=images, min_box_side_px=min_box_side_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoFile:
+    """A COCO keypoint file and the folder that its `file_name`s count from."""
+
+    annotations: Path
+    images: Path
+
+
+def convert_coco_files(
+    files: Mapping[str, CocoFile], yolo: Path, *, images: ImageTransfer = "hardlink", min_box_side_px: float = 1.0
+) -> list[ReceiptLine]:
+    """Writes the YOLO form of COCO files as they were downloaded; see `convert_dataset`.
+
+    Records with a fault, and images without a file, are left out and stand in the receipt.
+
+    Args:
+        files: By split, `train` among them.
+        yolo: As in `convert_dataset`.
+        images: As in `convert_dataset`.
+        min_box_side_px: As in `convert_dataset`.
+
+    Raises:
+        PosefoundryError: As `convert_dataset`, or a split has no image left.
+    """
+    sources: dict[str, CocoKeypoints] = {}
+    set_aside: list[SetAside] = []
+    for split, file in files.items():
+        usable, faults = set_faults_aside(load_coco_keypoints(file.annotations), split)
+        missing = {
+            image["id"]: Fault("image_missing", f"{file.images / image['file_name']} does not exist")
+            for image in usable.images
+            if not (file.images / image["file_name"]).is_file()
+        }
+        sources[split], lost = without_images(usable, missing, split)
+        set_aside += faults + lost
+        if not sources[split].images:
+            raise PosefoundryError(f"{file.annotations}: expected its images in {file.images}, found none of them.")
+        if _schema(sources[split]) != _schema(next(iter(sources.values()))):
+            raise PosefoundryError(
+                f"{file.annotations}: expected the categories of {next(iter(files.values())).annotations}, with the "
+                "same ids, names and keypoints, got others. Export both from the same project."
+            )
+    records = [record.to_dict() for record in set_aside if record.annotation is not None]
+    folders = {split: file.images for split, file in files.items()}
+    return _write_dataset(sources, folders, records, yolo, images=images, min_box_side_px=min_box_side_px)
+
+
+def _write_dataset(
+    sources: Mapping[str, CocoKeypoints],
+    image_folders: Mapping[str, Path],
+    set_aside: list[dict[str, Any]],
+    yolo: Path,
+    *,
+    images: ImageTransfer,
+    min_box_side_px: float,
+) -> list[ReceiptLine]:
+    first = next(iter(sources.values()))
+    categories = sorted(first.categories, key=lambda category: category["id"])
     class_of_category = {category["id"]: index for index, category in enumerate(categories)}
     receipt: list[ReceiptLine] = []
     with atomic_directory(yolo) as aside:
@@ -110,14 +180,14 @@ def convert_dataset(
             receipt += _write_labels(source, split, aside / "labels" / split, class_of_category, min_box_side_px)
             (aside / "images" / split).mkdir(parents=True)
             for image in source.images:
-                inside = Path("images", split, image["file_name"])
-                _transfer(raw / inside, aside / inside, images)
+                target = aside / "images" / split / flat_name(image["file_name"])
+                _transfer(image_folders[split] / image["file_name"], target, images)
         receipt += [_set_aside_line(record) for record in set_aside]
         dataset_yaml = format_dataset_yaml(
-            SPLITS,
+            sources,
             class_names=[category["name"] for category in categories],
             category_ids=[category["id"] for category in categories],
-            skeleton=sources[SPLITS[0]].skeleton,
+            skeleton=first.skeleton,
         )
         write_text_atomic(aside / "dataset.yaml", dataset_yaml)
         annotation_ids = [(split, a["id"]) for split, source in sources.items() for a in source.annotations]
@@ -164,7 +234,7 @@ def _write_labels(
     image_of_label: dict[str, str] = {}
     receipt: list[ReceiptLine] = []
     for image in source.images:
-        file_name = image["file_name"]
+        file_name = flat_name(image["file_name"])
         label_name = f"{Path(file_name).stem}.txt"
         if (other := image_of_label.setdefault(label_name, file_name)) != file_name:
             raise PosefoundryError(

@@ -5,7 +5,7 @@ image's width and height; v is 0 not labelled, 1 labelled but hidden, 2 visible.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -31,6 +31,7 @@ class DatasetSpec:
         category_ids: COCO category ids by class index; 1, 2, ... where the file does not state them.
         skeleton: The keypoint schema that all classes share.
         kpt_shape: K and the numbers a keypoint takes in a label line, 2 or 3.
+        annotations: Name of a split -> its COCO annotation file, absolute, where the file states one.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class DatasetSpec:
     category_ids: tuple[int, ...]
     skeleton: Skeleton
     kpt_shape: tuple[int, int]
+    annotations: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +223,13 @@ class _PlainDumper(yaml.SafeDumper):
         return True
 
 
-def read_dataset_yaml(path: Path) -> DatasetSpec:
-    """Reads a dataset.yaml, ours or anybody's in the published form.
+def read_dataset_yaml(path: Path, *, root: Path | None = None) -> DatasetSpec:
+    """Reads a dataset.yaml, ours or anybody's in the published form; `root` overrides its `path`.
 
     `path` may be missing (then the file's own folder) or relative (to the file's own folder). `names` and `kpt_names`
     may be lists or tables by class index. Without `kpt_names`, 17 keypoints with COCO's `flip_idx` are COCO's, others
     are called keypoint_0, keypoint_1, ... Sigmas that are not stated are COCO's for COCO's keypoints, otherwise 1/K.
+    `annotations`, an addition to the published form, names a split's COCO annotation file, relative to `path`.
 
     Raises:
         PosefoundryError: The file is missing or not YAML, or a key is missing or wrong; the message names the key.
@@ -240,7 +243,7 @@ def read_dataset_yaml(path: Path) -> DatasetSpec:
     if not isinstance(content, dict):
         raise PosefoundryError(f"{path}: expected keys such as train, val and kpt_shape, got {type(content).__name__}.")
     try:
-        root = _root(content, path)
+        root = root or _root(content, path)
         class_names = _class_names(content)
         kpt_shape = _kpt_shape(content)
         return DatasetSpec(
@@ -250,6 +253,7 @@ def read_dataset_yaml(path: Path) -> DatasetSpec:
             category_ids=_category_ids(content, len(class_names)),
             skeleton=_skeleton(content, kpt_shape[0]),
             kpt_shape=kpt_shape,
+            annotations=_annotations(content, root),
         )
     except PosefoundryError as error:
         raise PosefoundryError(f"{path}: {error}") from None
@@ -279,6 +283,13 @@ def _splits(content: dict[str, Any], root: Path) -> dict[str, Path]:
         if not splits[name].exists():
             raise PosefoundryError(f"{name}: expected images, found nothing at {splits[name]}.")
     return splits
+
+
+def _annotations(content: dict[str, Any], root: Path) -> dict[str, Path]:
+    stated = content.get("annotations") or {}
+    if not isinstance(stated, dict) or not all(s in SPLITS and isinstance(name, str) for s, name in stated.items()):
+        raise PosefoundryError(f"annotations: expected a COCO annotation file for each split, got {stated!r}.")
+    return {split: root / name for split, name in stated.items()}
 
 
 def _class_names(content: dict[str, Any]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """From parameters and a dataset to weights on disk: everything that one training needs, put together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def train_model(
     weights_folder: Path,
     group: ProcessGroup,
     observers: Sequence[Observer] = (),
+    extra: Mapping[str, Any] | None = None,
 ) -> BestSoFar:
     """Trains and writes `last.safetensors` and `best.safetensors`, each with its JSON sidecar, into `weights_folder`.
 
@@ -51,6 +52,7 @@ def train_model(
         weights_folder: Where the weights go.
         group: This process among its peers.
         observers: Told of the progress, in the main process alone.
+        extra: Further plain values for the sidecars.
 
     Returns:
         Epoch and val OKS AP of the best weights.
@@ -89,12 +91,12 @@ def train_model(
     best = BestSoFar()
 
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> None:
-        extra: dict[str, Any] = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json")}
-        save_weights(weights_folder / "last.safetensors", average.state_dict(), info, extra)
+        facts = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json"), **(extra or {})}
+        save_weights(weights_folder / "last.safetensors", average.state_dict(), info, facts)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
             best.epoch, best.value = epoch, value
-            save_weights(weights_folder / "best.safetensors", average.state_dict(), info, extra)
+            save_weights(weights_folder / "best.safetensors", average.state_dict(), info, facts)
 
     trainer.train(validator, keep_weights)
     if group.is_main:

@@ -1,0 +1,1 @@
+"""The library that people of YOLO know: `YOLO`, its verbs and its results."""
