@@ -43,6 +43,11 @@ def test_a_floor(candidate, passed, sentence):
     assert decision.verdict == f"{'Passed' if passed else 'Rejected'}: {sentence}"
 
 
+def test_the_last_bit_of_a_float_decides_nothing():
+    assert 0.3 < 0.1 + 0.2
+    assert decide({"oks_ap": 0.3}, None, floors={"oks_ap": 0.1 + 0.2}, max_regression={}).passed
+
+
 @pytest.mark.parametrize(
     ("value", "passed", "sentence"),
     [

@@ -91,3 +91,14 @@ def test_a_missing_image_leaves_the_earlier_report_as_it_was(inputs):
         evaluate.run(FEW, **inputs)
     assert (inputs["report"] / "metrics.json").read_bytes() == before
     assert [path.name for path in inputs["report"].parent.iterdir()] == ["evaluate"]
+
+
+def test_a_report_that_breaks_off_is_not_taken_for_whole(inputs, monkeypatch):
+    def break_off(folder, judgement, *, overlay_images):
+        write_json_atomic(folder / "metrics.json", judgement.metrics)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "write_report", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(FEW, **inputs)
+    assert list(inputs["report"].parent.iterdir()) == []
