@@ -9,7 +9,9 @@ from posefoundry.errors import PosefoundryError
 # in the order of the COCO keypoints; pycocotools holds the same numbers in Params.setKpParams.
 COCO_SIGMAS = tuple(
     tenfold / 10  # written and divided as there, so that the numbers are the same to the last bit
-    for tenfold in (0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89)
+    for tenfold in (
+        0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89,
+    )
 )  # fmt: skip
 
 
