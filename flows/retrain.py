@@ -20,6 +20,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed
 
 from posefoundry.config import load_params
@@ -44,7 +45,8 @@ def retrain(project: str | None = None) -> State:
     """
     root = Path(project) if project else PROJECT
     logger = get_run_logger()
-    _drop_empty_tracebacks()
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_no_traceback_of_a_state)
     with sole_run(root, on_wait=lambda: logger.info("Another retraining works in %s: waiting for its end.", root)):
         try:
             load_params(root / "params.yaml")
@@ -106,9 +108,10 @@ def _final_state(records: list[StageRecord]) -> State:
     return Completed(message="every stage has its result")
 
 
-def _drop_empty_tracebacks() -> None:
-    """Silences the record that Prefect logs, with a traceback of no exception, when a task returns a failed state."""
-    logging.getLogger("prefect.task_runs").addFilter(lambda record: record.exc_info != (None, None, None))
+def _no_traceback_of_a_state(record: logging.LogRecord) -> bool:
+    """Lets pass all but what Prefect logs when a run returns a failed state: a traceback of nothing the code raised."""
+    raised = record.exc_info[0] if record.exc_info else BaseException
+    return raised not in (None, FailedRun)
 
 
 def main() -> int:

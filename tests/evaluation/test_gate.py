@@ -8,7 +8,7 @@ from posefoundry.evaluation.gate import Production, decide
 from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference
 
 NAN = float("nan")
-IN_PRODUCTION = Production("3", {"oks_ap": 0.50, "box_ap": 0.70, "oks_ap_l": None, "oks_ap_m": NAN})
+IN_PRODUCTION = Production("3", {"oks_ap": 0.50, "box_ap": 0.70, "oks_ap_l": None, "oks_ap_m": NAN}, {})
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,11 @@ def test_a_floor(candidate, passed, sentence):
     assert (rule.metric, rule.bound) == ("oks_ap", 0.4)
     assert decision.passed is passed
     assert decision.verdict == f"{'Passed' if passed else 'Rejected'}: {sentence}"
+
+
+def test_the_last_bit_of_a_float_decides_nothing():
+    assert 0.3 < 0.1 + 0.2
+    assert decide({"oks_ap": 0.3}, None, floors={"oks_ap": 0.1 + 0.2}, max_regression={}).passed
 
 
 @pytest.mark.parametrize(
@@ -89,14 +94,14 @@ def test_the_first_model_has_none_to_fall_behind():
 
 
 def test_production_that_cannot_be_compared_rejects():
-    production = Production("3", {}, "its keypoints differ.")
+    production = Production("3", {}, {}, "its keypoints differ.")
     decision = decide({"oks_ap": 0.9}, production, floors={"oks_ap": 0.4}, max_regression={"oks_ap": 0.01})
     assert not decision.passed
     assert decision.verdict == "Rejected: Version 3 in production could not be compared: its keypoints differ."
 
 
 def test_production_does_not_matter_where_no_regression_is_limited():
-    assert decide({"oks_ap": 0.9}, Production("3", {}, "gone."), floors={"oks_ap": 0.4}, max_regression={}).passed
+    assert decide({"oks_ap": 0.9}, Production("3", {}, {}, "gone."), floors={"oks_ap": 0.4}, max_regression={}).passed
 
 
 def test_a_gate_without_rules_proves_nothing():

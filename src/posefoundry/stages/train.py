@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.observer import FileLog, Observer
+
+if TYPE_CHECKING:
+    from posefoundry.registry.runs import TrainingRun
 
 
 def run(
@@ -123,7 +127,7 @@ class _MlflowLog(Observer):
 
     SEND_STEPS_EVERY = 10
 
-    def __init__(self, run: "object") -> None:
+    def __init__(self, run: "TrainingRun") -> None:
         self.run = run
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:

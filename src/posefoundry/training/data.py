@@ -119,7 +119,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.processes)
     return DataLoader(
         images,  # type: ignore[arg-type]
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=settings.loader_workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",

@@ -2,16 +2,20 @@
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from posefoundry.config import Train
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
 
 def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
     """Builds AdamW or SGD with Nesterov momentum; weight decay touches weights alone, not biases or normalisation."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
@@ -40,14 +44,15 @@ def learning_rate_at(step: int, steps_per_epoch: int, settings: Train) -> float:
     return settings.learning_rate * (final + (1 - final) * falling)
 
 
-class WeightAverage:
+class WeightAverage(Generic[ModelT]):
     """Exponential moving average of weights and BatchNorm statistics (Polyak and Juditsky 1992).
 
     The decay ramps up by 1 - exp(-updates / ramp), so that the first, poor weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float, ramp_updates: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: ModelT, decay: float, ramp_updates: float) -> None:
+        self.model: ModelT = copy.deepcopy(model)
+        self.model.eval().requires_grad_(False)
         self.decay, self.ramp_updates = decay, ramp_updates
         self.updates = 0
 
