@@ -1,4 +1,4 @@
-"""What a person types: `posefoundry promote`, `rollback`, `versions`, `history`, `ui`, `predict`."""
+"""What a person types: `posefoundry train`, `predict`, `promote`, ..."""
 
 import sys
 from pathlib import Path
@@ -18,12 +18,11 @@ def _lines(*lines: str) -> str:
 app = typer.Typer(
     name="posefoundry",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Looks after the pose models that the pipeline ([bold]dvc repro[/]) makes: which there are, which one is in "
-    "production, and why.",
+    help="Trains, judges, exports and uses YOLO pose models, and looks after those that the pipeline ([bold]dvc repro[/]) "
+    "makes: which there are, which one is in production, and why.",
     epilog=_lines(
         "[bold]A model's way[/]",
         "dvc repro                                  the pipeline registers a candidate",
@@ -36,21 +35,41 @@ app = typer.Typer(
     ),
 )
 
+MODEL_PANEL = "Models: train, judge, use"
+VERSION_PANEL = "Versions: promote, roll back, look"
+
+# What each verb takes; a test compares them with posefoundry.api.arguments, whose import would slow --help down.
+COMMON_KEYS = "device, project, name, exist_ok, verbose"
+TRAIN_KEYS = (
+    "data, epochs, batch, imgsz, pretrained, workers, seed, optimizer, lr0, lrf, cos_lr, momentum, weight_decay, "
+    "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, hsv_h, hsv_s, hsv_v, degrees, translate, scale, "
+    "fliplr, mosaic, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
+    "freeze_batchnorm, " + COMMON_KEYS
+)
+VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, save_json, " + COMMON_KEYS
+PREDICT_KEYS = (
+    "source, model, imgsz, conf, iou, max_det, batch, half, classes, vid_stride, save, save_txt, save_conf, save_crop, "
+    "show, " + COMMON_KEYS
+)
+EXPORT_KEYS = "format, imgsz, half, batch, opset, dynamic, simplify, " + COMMON_KEYS
+
 ModelName = Annotated[
     str | None,
     typer.Option(
         "--model-name", metavar="NAME", help="Registered model; by default register.model_name of params.yaml."
     ),
 ]
+Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in words; it stays in the history.")]
 
 
 @app.command(
+    rich_help_panel=VERSION_PANEL,
     epilog=_lines(
         "[bold]Examples[/]",
         'posefoundry promote candidate --why "oks_ap 0.61, was 0.58"',
         'posefoundry promote 3 --why "2 fails on night scenes"',
-    )
+    ),
 )
 def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION|ALIAS", help="A version's number, or candidate.")],
@@ -67,7 +86,10 @@ def promote(
     ledger.promote(_model_name(model_name), version, why)
 
 
-@app.command(epilog=_lines("[bold]Example[/]", 'posefoundry rollback --why "misses cyclists since this morning"'))
+@app.command(
+    rich_help_panel=VERSION_PANEL,
+    epilog=_lines("[bold]Example[/]", 'posefoundry rollback --why "misses cyclists since this morning"'),
+)
 def rollback(why: Why, model_name: ModelName = None) -> None:
     """Puts the previous version back into production.
 
@@ -78,7 +100,10 @@ def rollback(why: Why, model_name: ModelName = None) -> None:
     ledger.rollback(_model_name(model_name), why)
 
 
-@app.command(epilog=_lines("[bold]Examples[/]", "posefoundry versions", "posefoundry versions --model-name dancers"))
+@app.command(
+    rich_help_panel=VERSION_PANEL,
+    epilog=_lines("[bold]Examples[/]", "posefoundry versions", "posefoundry versions --model-name dancers"),
+)
 def versions(model_name: ModelName = None) -> None:
     """Lists the versions: aliases, OKS AP on the test split, the gate's verdict, commit, age."""
     from posefoundry.commands import ledger
@@ -86,7 +111,7 @@ def versions(model_name: ModelName = None) -> None:
     ledger.show_versions(_model_name(model_name))
 
 
-@app.command(epilog=_lines("[bold]Example[/]", "posefoundry history"))
+@app.command(rich_help_panel=VERSION_PANEL, epilog=_lines("[bold]Example[/]", "posefoundry history"))
 def history(model_name: ModelName = None) -> None:
     """Tells every promotion and rollback, and checks that none was altered or removed.
 
@@ -98,7 +123,9 @@ def history(model_name: ModelName = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog=_lines("[bold]Examples[/]", "posefoundry ui", "posefoundry ui --port 5001"))
+@app.command(
+    rich_help_panel=VERSION_PANEL, epilog=_lines("[bold]Examples[/]", "posefoundry ui", "posefoundry ui --port 5001")
+)
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
     """Opens MLflow's pages on the project's store, for this machine only. Ctrl-C ends them."""
     from posefoundry.commands.ui import serve
@@ -107,36 +134,160 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
 
 
 @app.command(
+    rich_help_panel=MODEL_PANEL,
     epilog=_lines(
         "[bold]Examples[/]",
         "posefoundry predict street.jpg",
         "posefoundry predict photos/ --out drawn/",
-        "posefoundry predict photos/ --weights models:/posefoundry@candidate",
-        "posefoundry predict street.jpg --weights models/export/model.onnx --confidence 0.5",
-    )
+        "posefoundry predict source=dance.mp4 model=yolo26n-pose.pt conf=0.5 imgsz=320",
+        "posefoundry predict source='photos/*.png' model=models:/posefoundry@candidate save_txt=True",
+        "",
+        "[bold]Keys[/]  " + PREDICT_KEYS,
+    ),
 )
 def predict(
-    source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of images.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE] [KEY=VALUE]...", help="An image, folder, glob, video, address or camera."),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="PATH|models:/...",
-            help="A .safetensors, .pt, .onnx or .engine file, or a registered version. By default the model in "
-            "production, else models/train/best.safetensors.",
+            help="Same as model=. A .safetensors, .pt, .onnx or .engine file, or a registered version. By default the "
+            "model in production, else models/train/best.safetensors.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the drawn images go.")] = Path("predictions"),
-    confidence: Annotated[float, typer.Option(min=0, max=1, help="Leave out persons less certain than this.")] = 0.25,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the drawn images go: predictions/.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Same as conf=. Leave out persons less certain than this: 0.25.")
+    ] = None,
     model_name: ModelName = None,
 ) -> None:
-    """Finds people in images and draws their skeletons.
+    """Finds people in images and videos and draws their skeletons.
 
     A file that cannot be read is named and skipped; the command then ends with status 1.
     """
     from posefoundry.commands.predict import predict_and_draw
+    from posefoundry.commands.words import arguments_of, required
 
-    if predict_and_draw(source, weights, out, confidence, lambda: _model_name(model_name)):
+    arguments = arguments_of("predict", words or [], bare="source")
+    source = required("predict", arguments, "source", "street.jpg")
+    if out is not None:
+        arguments |= {"project": out.parent, "name": out.name, "exist_ok": True}
+    if confidence is not None:
+        arguments["conf"] = confidence
+    if predict_and_draw(source, arguments.pop("model", weights), arguments, lambda: _model_name(model_name)):
         raise typer.Exit(1)
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry train data=coco8-pose.yaml model=yolo26n-pose.yaml epochs=100 imgsz=640",
+        "posefoundry train data=people/dataset.yaml model=yolo26n-pose.pt epochs=50 lr0=0.002 optimizer=adamw",
+        "posefoundry train data=annotations/person_keypoints_train2017.json model=best.safetensors",
+        "",
+        "[bold]Keys[/]  model, " + TRAIN_KEYS,
+    ),
+)
+def train(words: Words = None) -> None:
+    """Trains a model on a data set: a new one (.yaml), or from weights (.pt, .safetensors).
+
+    Weights and logs go to runs/pose/train. The pipeline, which also judges and registers, is dvc repro.
+    """
+    from posefoundry.commands import verbs
+
+    verbs.train(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry val model=runs/pose/train/weights/best.safetensors",
+        "posefoundry val model=yolo26n-pose.pt data=annotations/person_keypoints_val2017.json batch=8",
+        "posefoundry val model=model.onnx data=people/dataset.yaml split=test save_json=True",
+        "",
+        "[bold]Keys[/]  model, " + VAL_KEYS,
+    ),
+)
+def val(words: Words = None) -> None:
+    """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=."""
+    from posefoundry.commands import verbs
+
+    verbs.val(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry export model=best.safetensors format=onnx",
+        "posefoundry export model=yolo26n-pose.pt format=engine half=True batch=8",
+        "",
+        "[bold]Keys[/]  model, " + EXPORT_KEYS,
+    ),
+)
+def export(words: Words = None) -> None:
+    """Writes a model as ONNX, or as a TensorRT engine, beside its weights."""
+    from posefoundry.commands import verbs
+
+    verbs.export(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry convert data=annotations/person_keypoints_train2017.json out=people",
+        "",
+        "[bold]Keys[/]  data (a COCO file; those of the other splits are found by name), out (a new folder),",
+        "      images (hardlink, symlink or copy)",
+    ),
+)
+def convert(words: Words = None) -> None:
+    """Writes COCO keypoint files as a YOLO data set, with a receipt for every annotation."""
+    from posefoundry.commands import verbs
+
+    verbs.convert(words or [])
+
+
+@app.command(rich_help_panel=MODEL_PANEL, epilog=_lines("[bold]Example[/]", "posefoundry models"))
+def models() -> None:
+    """Lists the 16 published architectures with their parameters and GFLOPs."""
+    from posefoundry.commands import verbs
+
+    verbs.models()
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines("[bold]Examples[/]", "posefoundry info best.safetensors", "posefoundry info model=yolov8n-pose.pt"),
+)
+def info(words: Annotated[list[str] | None, typer.Argument(metavar="MODEL", show_default=False)] = None) -> None:
+    """Tells what a model file holds: architecture, size, classes, keypoints, origin."""
+    from posefoundry.commands import verbs
+
+    verbs.info(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry import-weights yolov8n-pose.pt",
+        "posefoundry import-weights yolov8n-pose.pt out=weights/yolov8n-pose.safetensors",
+    ),
+)
+def import_weights(
+    words: Annotated[list[str] | None, typer.Argument(metavar="FILE.pt [out=FILE]", show_default=False)] = None,
+) -> None:
+    """Turns a published checkpoint into safetensors, without running anything in it."""
+    from posefoundry.commands import verbs
+
+    verbs.import_weights(words or [])
 
 
 def _model_name(given: str | None) -> str:
@@ -149,8 +300,15 @@ def _model_name(given: str | None) -> str:
     return (load_params(params).register_ if params.is_file() else Register()).model_name
 
 
+def _without_task(words: list[str]) -> list[str]:
+    """Drops the task from `pose train ...` and `train pose ...`, as people of YOLO type it."""
+    place = next((i for i, word in enumerate(words[:2]) if word == "pose" and len(words) > i + 1), None)
+    return words if place is None else words[:place] + words[place + 1 :]
+
+
 def main() -> None:
     """Runs the command line; a fault that the user can mend is one message and an exit status."""
+    sys.argv[1:] = _without_task(sys.argv[1:])
     try:
         app()
     except PosefoundryError as error:

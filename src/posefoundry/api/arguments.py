@@ -1,4 +1,4 @@
-"""The arguments of `train`, `val`, `predict` and `export`: the field's names, checked, with no key ignored in silence."""
+"""The arguments of `train`, `val`, `predict` and `export`: the field's names, checked; none is ignored in silence."""
 
 import re
 from pathlib import Path
@@ -195,7 +195,6 @@ class ExportArguments(VerbArguments):
     simplify: bool = True
 
 
-
 # The setting of config.Train behind each argument whose value passes as it is.
 TRAIN_SETTINGS = {
     "epochs": "epochs",
@@ -303,7 +302,7 @@ def device_name(device: DeviceName) -> str:
 def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
     text = describe_validation_error(error, kind)
     # A fault that a validator of the whole found stands under its own name already.
-    return text.replace("the file: ", "")
+    return text.replace("the file: ", "").replace("?.", "?")
 
 
 def _in_field_words(text: str) -> str:

@@ -170,8 +170,8 @@ def _read_shipped(name: str) -> DatasetSpec:
     root = home / content["path"]
     if not root.is_dir():
         raise PosefoundryError(
-            f"{name}: expected its data in {root}, found nothing there. posefoundry downloads nothing by itself; get it "
-            f"from {content['source']}. Unpack it there, or set {DATASETS_VARIABLE} to the folder that holds "
+            f"{name}: expected its data in {root}, found nothing there. posefoundry downloads nothing by itself; get "
+            f"it from {content['source']}. Unpack it there, or set {DATASETS_VARIABLE} to the folder that holds "
             f"{content['path']}/."
         )
     return read_dataset_yaml(CATALOG / name, root=root)

@@ -62,7 +62,7 @@ def open_model(name: str | Path) -> Opened:
     if path.suffix in WEIGHT_SUFFIXES:
         return _open_weights(path)
     raise PosefoundryError(
-        f"Expected a model such as yolo26n-pose.yaml (new), best.safetensors, yolo26n-pose.pt, model.onnx, model.engine "
+        "Expected a model such as yolo26n-pose.yaml (new), best.safetensors, yolo26n-pose.pt, model.onnx, model.engine "
         f"or models:/posefoundry@production, got {text!r}."
     )
 

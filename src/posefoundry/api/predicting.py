@@ -1,7 +1,7 @@
 """`YOLO.predict`: from any source to results, one after the other."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,18 @@ if TYPE_CHECKING:
     from posefoundry.api.yolo import YOLO
 
 
-def predict(yolo: "YOLO", source: Any, arguments: PredictArguments, *, stream: bool) -> Iterator[Results]:
-    """See `YOLO.predict`. The source and the model are opened at once, images are read as results are asked for."""
+def predict(
+    yolo: "YOLO",
+    source: Any,
+    arguments: PredictArguments,
+    *,
+    stream: bool,
+    on_fault: Callable[[PosefoundryError], None] | None = None,
+) -> Iterator[Results]:
+    """See `YOLO.predict`. The source and the model are opened at once, images are read as results are asked for.
+
+    `on_fault` hears of each image that is left out, which is named on stderr.
+    """
     opened = open_source(source, vid_stride=arguments.vid_stride)
     if opened.endless and not stream:
         raise PosefoundryError("predict: a camera or a live address has no end; ask for its results with stream=True.")
@@ -33,17 +43,23 @@ def predict(yolo: "YOLO", source: Any, arguments: PredictArguments, *, stream: b
         nms_iou=arguments.iou,
         max_detections=arguments.max_det,
     )
-    return _results(yolo, predictor, opened, arguments)
+    return _results(yolo, predictor, opened, arguments, on_fault)
 
 
-def _results(yolo: "YOLO", predictor: Predictor, source: Source, arguments: PredictArguments) -> Iterator[Results]:
+def _results(
+    yolo: "YOLO",
+    predictor: Predictor,
+    source: Source,
+    arguments: PredictArguments,
+    on_fault: Callable[[PosefoundryError], None] | None,
+) -> Iterator[Results]:
     names, info = yolo.names, yolo.details
     done = 0
     with ExitStack() as stack:
         saver = stack.enter_context(Saver.for_arguments(arguments))
         shows_progress = arguments.verbose and source.many and source.count is not None
         progress = stack.enter_context(progress_bar("predict") if shows_progress else nullcontext())
-        for frames in take(_readable(source), 1 if source.endless else arguments.batch):
+        for frames in take(_readable(source, on_fault), 1 if source.endless else arguments.batch):
             found = predictor.predict([frame.image_bgr for frame in frames], batch_size=arguments.batch)
             for frame, result in zip(frames, found, strict=True):
                 kept = _of_classes(result, arguments.classes)
@@ -57,7 +73,7 @@ def _results(yolo: "YOLO", predictor: Predictor, source: Source, arguments: Pred
                 yield results
 
 
-def _readable(source: Source) -> Iterator[Frame]:
+def _readable(source: Source, on_fault: Callable[[PosefoundryError], None] | None) -> Iterator[Frame]:
     """Yields the frames; names the faults on stderr. A source of which nothing can be read is a fault itself."""
     faults: list[PosefoundryError] = []
     any_frame = False
@@ -70,6 +86,8 @@ def _readable(source: Source) -> Iterator[Frame]:
             raise item
         faults.append(item)
         print(f"Skipped {item}", file=sys.stderr)
+        if on_fault is not None:
+            on_fault(item)
     if faults and not any_frame:
         raise PosefoundryError(f"Nothing of the source can be read; {len(faults)} faults, the first: {faults[0]}")
 

@@ -210,12 +210,13 @@ def _video_frames(
 
 def _capture(video: str | int) -> cv2.VideoCapture:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # its faults are told in our words
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
+    logging = cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
         return cv2.VideoCapture(video)
     finally:
-        cv2.setLogLevel(level)
+        logging.setLogLevel(level)
 
 
 def _image_in_memory(image: Any) -> np.ndarray:

@@ -57,7 +57,12 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     best = folder / "weights" / "best.safetensors"
     if not best.is_file():
         raise PosefoundryError(f"{folder}: expected the training to leave its best weights, found none.")
-    checked = {"data": data.name, "device": arguments.device, "verbose": arguments.verbose, "batch": settings.batch_size}
+    checked = {
+        "data": data.name,
+        "device": arguments.device,
+        "verbose": arguments.verbose,
+        "batch": settings.batch_size,
+    }
     from posefoundry.api.arguments import ValArguments
 
     metrics = validate(YOLO(best), parse(ValArguments, checked))

@@ -200,7 +200,7 @@ class YOLO:
         return metrics
 
     def export(self, **arguments: Any) -> str:
-        """Writes the model as ONNX or as a TensorRT engine beside its weights, and returns where; see `ExportArguments`.
+        """Writes the model as ONNX or a TensorRT engine beside its weights, and returns where; see `ExportArguments`.
 
         Raises:
             PosefoundryError: An argument is wrong, or the format cannot be made here.

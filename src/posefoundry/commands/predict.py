@@ -1,88 +1,69 @@
-"""`posefoundry predict`: people found in image files, drawn."""
+"""`posefoundry predict`: people found in images and videos, drawn."""
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import cv2
-
+from posefoundry.api.arguments import PredictArguments, parse
+from posefoundry.api.predicting import predict
+from posefoundry.api.yolo import YOLO
 from posefoundry.errors import PosefoundryError
-from posefoundry.inference.drawing import draw_poses
-from posefoundry.inference.images import read_image_bgr
-from posefoundry.inference.predictor import Predictor
 from posefoundry.registry import store, versions
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TRAINED_WEIGHTS = Path("models/train/best.safetensors")
-BATCH_SIZE = 16
+DEFAULT_FOLDER = Path("predictions")
 
 
-def predict_and_draw(
-    source: Path, weights: str | None, out: Path, confidence: float, model_name: Callable[[], str]
-) -> int:
-    """Predicts on an image or on all images of a folder, and writes each with its skeletons drawn.
+def predict_and_draw(source: Any, model: str | None, arguments: dict[str, Any], model_name: Callable[[], str]) -> int:
+    """Predicts on a source and writes each image with its skeletons drawn.
 
     Args:
-        source: An image file, or a folder; folders inside it are not searched.
-        weights: A weights file, a `models:/` URI, or None for the model in production, else the one trained last.
-        out: Folder for the drawn images, which keep their names.
-        confidence: Lowest score shown.
+        source: As `YOLO.predict` takes it.
+        model: A model, or None for the one in production, else the one trained last.
+        arguments: Further arguments of `YOLO.predict`; `save` is on, and the folder is predictions/ unless stated.
         model_name: Names the registered model, if it comes to that.
 
     Returns:
-        How many files failed; each was named on stderr.
+        How many files or frames failed; each was named on stderr.
 
     Raises:
-        PosefoundryError: There is no image, there are no weights, or `out` is where the images are.
+        PosefoundryError: An argument is wrong, nothing of the source can be read, there is no model, or the drawn
+            images would replace the originals.
     """
-    files = _image_files(source)
-    if out.resolve() == files[0].parent.resolve():
-        raise PosefoundryError(f"Expected another folder for the drawn images than {out}, which holds the originals.")
-    failed = n_persons = 0
-    with _weights(weights, model_name) as (path, label):
-        predictor = Predictor.load(path, confidence=confidence)
+    if "project" not in arguments and "name" not in arguments:
+        arguments = {"project": DEFAULT_FOLDER.parent, "name": DEFAULT_FOLDER.name, "exist_ok": True} | arguments
+    settings = parse(PredictArguments, {"save": True} | arguments)
+    _refuse_folder_of_originals(source, settings)
+    faults: list[PosefoundryError] = []
+    n_images = n_persons = 0
+    folder = None
+    with _weights(model, model_name) as (path, label):
+        yolo = YOLO(path)
         print(f"Model: {label}")
-        out.mkdir(parents=True, exist_ok=True)
-        for start in range(0, len(files), BATCH_SIZE):
-            images = {}
-            for file in files[start : start + BATCH_SIZE]:
-                try:
-                    images[file] = read_image_bgr(file)
-                except PosefoundryError as error:
-                    print(f"Skipped {error}", file=sys.stderr)
-                    failed += 1
-            results = predictor.predict(list(images.values()), batch_size=BATCH_SIZE)
-            for (file, image_bgr), result in zip(images.items(), results, strict=True):
-                drawn = draw_poses(image_bgr, result, predictor.backend.info.skeleton)
-                if not cv2.imwrite(str(out / file.name), drawn):
-                    raise PosefoundryError(f"{out / file.name}: expected to write an image there, could not.")
-                n_persons += len(result)
-    done = len(files) - failed
-    print(
-        f"{_count(n_persons, 'person')} in {_count(done, 'image')}, drawn in {out}/"
-        + f"; {failed} failed" * bool(failed)
-    )
-    return failed
+        for results in predict(yolo, source, settings, stream=True, on_fault=faults.append):
+            n_images, n_persons, folder = n_images + 1, n_persons + len(results), results.save_dir
+    drawn = f", drawn in {folder}/" if folder and settings.save else ""
+    failed = f"; {len(faults)} failed" if faults else ""
+    print(f"{_count(n_persons, 'person')} in {_count(n_images, 'image')}{drawn}{failed}")
+    return len(faults)
 
 
-def _image_files(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise PosefoundryError(f"{source}: expected an image or a folder of images, found nothing there.")
-    files = sorted(file for file in source.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise PosefoundryError(f"{source}: expected images ({', '.join(IMAGE_SUFFIXES)}), found none in this folder.")
-    return files
+def _refuse_folder_of_originals(source: Any, settings: PredictArguments) -> None:
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is None or not path.exists() or settings.name is None:
+        return
+    out = settings.project / settings.name
+    if settings.exist_ok and out.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise PosefoundryError(f"Expected another folder for the drawn images than {out}, which holds the originals.")
 
 
 @contextmanager
-def _weights(given: str | None, model_name: Callable[[], str]) -> Iterator[tuple[Path, str]]:
-    """Yields the model's file and what to call it."""
+def _weights(given: str | None, model_name: Callable[[], str]) -> Iterator[tuple[Path | str, str]]:
+    """Yields the model and what to call it."""
     if given and not given.startswith("models:/"):
-        yield Path(given), given
+        yield given, given
         return
     trained = store.project_root() / TRAINED_WEIGHTS
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +75,7 @@ def _weights(given: str | None, model_name: Callable[[], str]) -> Iterator[tuple
         else:
             raise PosefoundryError(
                 f"Expected a model in production or {TRAINED_WEIGHTS}, found neither. Run the pipeline: dvc repro; or "
-                "name a model: --weights PATH."
+                "name a model: model=PATH."
             )
 
 

@@ -16,6 +16,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.observer import FileLog, Observer
+from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
@@ -46,7 +47,7 @@ def run(
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
             mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models))
-            observers = [log, stack.enter_context(_progress()), mlflow_log]
+            observers = [log, stack.enter_context(training_progress()), mlflow_log]
         best = train_model(
             settings,
             dataset_yaml=yolo / "dataset.yaml",
@@ -77,49 +78,6 @@ def _run_under_torchrun(n_processes: int) -> None:
         raise PosefoundryError(
             f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
         )
-
-
-class _Progress(Observer):
-    """A bar of all steps with the latest figures; lines an epoch where there is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.console = Console()
-        self.bar = Progress(
-            TextColumn("train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("train", total=None, figures="")
-
-    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
-        figures = f"loss {values['loss_total']:.2f}"
-        self.bar.update(self.task, total=n_steps, completed=step + 1, figures=figures)
-
-    def epoch_done(self, epoch: int, values: dict[str, float | None]) -> None:
-        shown = [f"loss {values['loss_total']:.2f}", f"pose {values['loss_pose']:.2f}"]
-        shown += [f"{values['images_per_second']:.0f} images/s"]
-        if "val_oks_ap" in values:
-            judged = {
-                "val OKS AP": values["val_oks_ap"],
-                "AP50": values["val_oks_ap50"],
-                "box AP": values["val_box_ap"],
-            }
-            shown += [f"{name} {'n/a' if value is None else f'{value:.3f}'}" for name, value in judged.items()]
-        self.console.print(f"epoch {epoch:3d}  " + "  ".join(shown), soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[_Progress]:
-    progress = _Progress()
-    with progress.bar:
-        yield progress
 
 
 class _MlflowLog(Observer):
