@@ -21,8 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Trains, judges, exports and uses YOLO pose models, and looks after those that the pipeline ([bold]dvc repro[/]) "
-    "makes: which there are, which one is in production, and why.",
+    help="Trains, judges, exports and uses YOLO pose models, and looks after those that the pipeline "
+    "([bold]dvc repro[/]) makes: which there are, which one is in production, and why.",
     epilog=_lines(
         "[bold]A model's way[/]",
         "dvc repro                                  the pipeline registers a candidate",
@@ -166,13 +166,14 @@ def predict(
 ) -> None:
     """Finds people in images and videos and draws their skeletons.
 
-    A file that cannot be read is named and skipped; the command then ends with status 1.
+    A file that cannot be read is named and skipped; the command then ends with status 1. Without a source, people are
+    painted to try a model on.
     """
     from posefoundry.commands.predict import predict_and_draw
-    from posefoundry.commands.words import arguments_of, required
+    from posefoundry.commands.words import arguments_of
 
     arguments = arguments_of("predict", words or [], bare="source")
-    source = required("predict", arguments, "source", "street.jpg")
+    source = arguments.pop("source", None)
     if out is not None:
         arguments |= {"project": out.parent, "name": out.name, "exist_ok": True}
     if confidence is not None:
@@ -214,10 +215,13 @@ def train(words: Words = None) -> None:
     ),
 )
 def val(words: Words = None) -> None:
-    """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=."""
+    """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=.
+
+    Without model=, the model in production is measured, else models/train/best.safetensors.
+    """
     from posefoundry.commands import verbs
 
-    verbs.val(words or [])
+    verbs.val(words or [], lambda: _model_name(None))
 
 
 @app.command(

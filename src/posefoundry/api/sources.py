@@ -27,6 +27,7 @@ WEB = ("http://", "https://")
 LIVE = ("rtsp://", "rtmp://", "tcp://")
 URL_TIMEOUT_SECONDS = 10
 MAX_URL_BYTES = 1 << 30
+MAX_LOST_FRAMES = 300  # in a row; then the rest of a video is given up
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,17 @@ def open_source(source: Any, *, vid_stride: int = 1, name: str = "image0.jpg") -
     alpha; tensors are RGB in 0..1, (3, H, W) or (B, 3, H, W); PIL images are turned upright.
 
     Args:
-        source: A path, glob, address, camera's number, array, tensor, PIL image, or a list of such.
+        source: A path, glob, address, camera's number, array, tensor, PIL image, or a list of such; None is a picture of
+            people that is painted on the spot.
         vid_stride: Takes each so manieth frame of a video.
         name: What an image in memory is called.
 
     Raises:
         PosefoundryError: There is nothing there, or nothing that could hold images.
     """
-    if isinstance(source, bool) or source is None:
+    if source is None:
+        return Source(iter([Frame(_painted_people(), "painted_people.jpg")]), 1)
+    if isinstance(source, bool):
         raise PosefoundryError(f"source: expected an image, a folder, a video..., got {source!r}.")
     if isinstance(source, int):
         return _open_camera(source, vid_stride)
@@ -87,6 +91,13 @@ def open_source(source: Any, *, vid_stride: int = 1, name: str = "image0.jpg") -
         images = [Frame(_from_tensor(image), f"image{i}.jpg") for i, image in enumerate(source)]
         return Source(iter(images), len(images), many=True)
     return Source(iter([Frame(_image_in_memory(source), name)]), 1)
+
+
+def _painted_people() -> np.ndarray:
+    from posefoundry.datasets.synthetic import draw_image
+
+    drawn = draw_image(0, "test", 0, size_px=640, max_persons=4)
+    return decode_image_bgr(drawn.jpeg, "the painted picture")
 
 
 def _open_path(text: str, vid_stride: int) -> Source:
@@ -189,23 +200,34 @@ def _video_frames(
             yield PosefoundryError(f"{name}: expected a video that OpenCV can open, got something else.")
             return
         fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        index = taken = 0
-        while capture.grab():
-            if index % vid_stride == 0:
-                whole, image = capture.retrieve()
-                if whole and image is not None and image.size:
-                    taken += 1
-                    yield Frame(image, name, fps / vid_stride)
-                else:
-                    yield PosefoundryError(f"{name}: frame {index} cannot be decoded.")
-            index += 1
         stated = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if taken == 0:
-            yield PosefoundryError(f"{name}: expected a video, got no frame that can be decoded.")
-        elif index < stated:
-            yield PosefoundryError(f"{name}: expected {stated} frames, got {index}; the rest cannot be decoded.")
+        last_good = -1
+        for index in itertools.count():
+            image = _next_image(capture)
+            if image is None and (index >= stated or index - last_good > MAX_LOST_FRAMES):
+                break
+            if image is not None:
+                if last_good < index - 1:
+                    yield PosefoundryError(f"{name}: {_frames(last_good + 1, index - 1)} cannot be decoded.")
+                last_good = index
+                if index % vid_stride == 0:
+                    yield Frame(image, name, fps / vid_stride)
+        if last_good < stated - 1:
+            yield PosefoundryError(f"{name}: {_frames(last_good + 1, stated - 1)} cannot be decoded.")
     finally:
         capture.release()
+
+
+def _next_image(capture: cv2.VideoCapture) -> np.ndarray | None:
+    """Returns the next frame, or None for one that cannot be decoded or is not there."""
+    if not capture.grab():
+        return None
+    whole, image = capture.retrieve()
+    return image if whole and image is not None and image.size else None
+
+
+def _frames(first: int, last: int) -> str:
+    return f"frame {first}" if first == last else f"frames {first} to {last}"
 
 
 def _capture(video: str | int) -> cv2.VideoCapture:

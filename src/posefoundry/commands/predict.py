@@ -1,18 +1,15 @@
 """`posefoundry predict`: people found in images and videos, drawn."""
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from posefoundry.api.arguments import PredictArguments, parse
 from posefoundry.api.predicting import predict
 from posefoundry.api.yolo import YOLO
+from posefoundry.commands.model_choice import named_or_current
 from posefoundry.errors import PosefoundryError
-from posefoundry.registry import store, versions
 
-TRAINED_WEIGHTS = Path("models/train/best.safetensors")
 DEFAULT_FOLDER = Path("predictions")
 
 
@@ -39,7 +36,7 @@ def predict_and_draw(source: Any, model: str | None, arguments: dict[str, Any], 
     faults: list[PosefoundryError] = []
     n_images = n_persons = 0
     folder = None
-    with _weights(model, model_name) as (path, label):
+    with named_or_current(model, model_name) as (path, label):
         yolo = YOLO(path)
         print(f"Model: {label}")
         for results in predict(yolo, source, settings, stream=True, on_fault=faults.append):
@@ -57,41 +54,6 @@ def _refuse_folder_of_originals(source: Any, settings: PredictArguments) -> None
     out = settings.project / settings.name
     if settings.exist_ok and out.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise PosefoundryError(f"Expected another folder for the drawn images than {out}, which holds the originals.")
-
-
-@contextmanager
-def _weights(given: str | None, model_name: Callable[[], str]) -> Iterator[tuple[Path | str, str]]:
-    """Yields the model and what to call it."""
-    if given and not given.startswith("models:/"):
-        yield given, given
-        return
-    trained = store.project_root() / TRAINED_WEIGHTS
-    with tempfile.TemporaryDirectory() as folder:
-        version = _named(given) if given else _in_production(model_name())
-        if version is not None:
-            yield versions.fetch_artifact(version, "model.onnx", Path(folder)), f"{version.uri} (model.onnx)"
-        elif trained.is_file():
-            yield trained, f"{trained} (nothing is in production)"
-        else:
-            raise PosefoundryError(
-                f"Expected a model in production or {TRAINED_WEIGHTS}, found neither. Run the pipeline: dvc repro; or "
-                "name a model: model=PATH."
-            )
-
-
-def _named(uri: str) -> versions.ModelVersion | None:
-    """Finds what `models:/name/3` or `models:/name@alias` names."""
-    name, _, reference = uri.removeprefix("models:/").replace("@", "/").partition("/")
-    return versions.resolve(name, reference)
-
-
-def _in_production(model_name: str) -> versions.ModelVersion | None:
-    # Looking for a model in a store that does not exist yet would create one.
-    uri = store.tracking_uri()
-    if store.is_embedded(uri) and not store.database_file(uri).exists():
-        return None
-    found = (entry for entry in versions.list_versions(model_name) if versions.PRODUCTION in entry.aliases)
-    return next(found, None)
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,11 +1,13 @@
 """What `posefoundry train, val, export, convert, models, info, import-weights` do, each from its `key=value` words."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from posefoundry.api.data import find_coco_files
 from posefoundry.api.yolo import YOLO
+from posefoundry.commands.model_choice import named_or_current
 from posefoundry.commands.words import arguments_of, refuse_others, required
 from posefoundry.config import Convert
 from posefoundry.datasets.convert import convert_coco_files
@@ -24,10 +26,12 @@ def train(words: list[str]) -> None:
     print(f"Best weights: {model.ckpt_path}")
 
 
-def val(words: list[str]) -> None:
-    """Measures a model."""
+def val(words: list[str], model_name: Callable[[], str]) -> None:
+    """Measures a model, by default the one in production."""
     arguments = arguments_of("val", words)
-    metrics = YOLO(required("val", arguments, "model", "best.safetensors")).val(**arguments)
+    with named_or_current(arguments.pop("model", None), model_name) as (model, label):
+        print(f"Model: {label}")
+        metrics = YOLO(model).val(**arguments)
     print(metrics)
     speed = ", ".join(f"{stage} {ms:.1f}" for stage, ms in metrics.speed.items())
     print(f"ms an image: {speed}")
