@@ -14,7 +14,8 @@ import pytest
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.registry import store
-from posefoundry.registry.promotion import history, promote, rollback
+from posefoundry.registry.ledger import history
+from posefoundry.registry.promotion import promote, rollback
 from posefoundry.registry.registration import register_version
 from posefoundry.registry.runs import TrainingRun, log_to_run
 from posefoundry.registry.versions import aliases_of, list_versions, production_weights
