@@ -101,7 +101,7 @@ def web():
     picture = cv2.imencode(".jpg", np.random.default_rng(3).integers(0, 255, (80, 64, 3), np.uint8))[1].tobytes()
 
     class Pictures(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - the name that the base class calls
+        def do_GET(self):
             missing = "missing" in self.path
             content, kind = (b"<html>", "text/html") if "page" in self.path else (picture, "image/jpeg")
             self.send_response(404 if missing else 200)

@@ -71,6 +71,8 @@ class TrainArguments(VerbArguments):
     dfl: float | None = None
     pose: float | None = None
     kobj: float | None = None
+    l1: float | None = None
+    rle: float | None = None
     hsv_h: float | None = None
     hsv_s: float | None = None
     hsv_v: float | None = None
@@ -212,6 +214,8 @@ TRAIN_SETTINGS = {
     "dfl": "loss.dfl",
     "pose": "loss.pose",
     "kobj": "loss.kobj",
+    "l1": "loss.l1",
+    "rle": "loss.rle",
     "hsv_h": "augment.hsv_hue",
     "hsv_s": "augment.hsv_saturation",
     "hsv_v": "augment.hsv_value",

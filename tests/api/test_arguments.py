@@ -1,0 +1,123 @@
+"""Arguments mean what they mean in the field, and none is ignored in silence."""
+
+from pathlib import Path
+
+import pytest
+
+from posefoundry import cli
+from posefoundry.api import arguments as module
+from posefoundry.api.arguments import (
+    ExportArguments,
+    PredictArguments,
+    TrainArguments,
+    ValArguments,
+    device_name,
+    parse,
+)
+from posefoundry.config import Train
+from posefoundry.errors import PosefoundryError
+
+
+def settings(**given):
+    return parse(TrainArguments, given).to_settings("yolov8n-pose", None, 32, "cpu")
+
+
+def test_no_arguments_are_the_published_recipe():
+    assert settings() == Train(device="cpu")
+
+
+def test_each_argument_reaches_its_setting():
+    got = settings(
+        epochs=7, batch=4, imgsz=320, lr0=0.002, lrf=0.1, cos_lr=True, optimizer="AdamW", amp=False, workers=2, seed=5,
+        box=1, pose=2, hsv_h=0.1, fliplr=0.0, mosaic=0.5, close_mosaic=3, degrees=5, cache="ram", ema_decay=0.99,
+    )  # fmt: skip
+    assert (got.epochs, got.batch_size, got.image_size_px) == (7, 4, 320)
+    assert (got.learning_rate, got.final_learning_rate_fraction, got.schedule) == (0.002, 0.1, "cosine")
+    assert (got.optimizer, got.precision, got.loader_workers, got.seed) == ("adamw", "float32", 2, 5)
+    assert (got.loss.box, got.loss.pose, got.loss.cls) == (1, 2, 0.5)
+    assert (got.augment.hsv_hue, got.augment.flip_probability, got.augment.rotate_degrees) == (0.1, 0, 5)
+    assert (got.augment.mosaic_probability, got.augment.mosaic_off_epochs) == (0.5, 3)
+    assert got.image_cache_gib > 1000 and got.ema_decay == 0.99
+
+
+def test_image_size_is_rounded_up_to_the_stride_and_short_trainings_warm_up_shortly():
+    assert settings(imgsz=100).image_size_px == 128
+    assert settings(epochs=2).warmup_epochs == 1
+    assert settings(epochs=100).warmup_epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "told"),
+    [
+        (TrainArguments, {"epoch": 3}, "train: unknown setting 'epoch'; did you mean 'epochs'?"),
+        (ValArguments, {"cnf": 0.1}, "val: unknown setting 'cnf'; did you mean 'conf'?"),
+        (PredictArguments, {"imgsize": 320}, "predict: unknown setting 'imgsize'; did you mean 'imgsz'?"),
+        (ExportArguments, {"formt": "onnx"}, "export: unknown setting 'formt'; did you mean 'format'?"),
+        (TrainArguments, {"mixup": 0.1}, "train: mixup: posefoundry does not do this; leave it out, or at 0.0"),
+        (TrainArguments, {"resume": True}, "train: resume: posefoundry does not do this"),
+        (ExportArguments, {"format": "coreml"}, "export: format: Input should be 'onnx' or 'engine' (got 'coreml')"),
+        (PredictArguments, {"conf": 2}, "predict: conf: Input should be less than or equal to 1 (got 2)"),
+        (TrainArguments, {"task": "segment"}, "train: task: Input should be 'pose'"),
+    ],
+)
+def test_refusals(kind, given, told):
+    with pytest.raises(PosefoundryError) as caught:
+        parse(kind, given)
+    assert str(caught.value).startswith(told)
+
+
+def test_impossible_values_are_told_by_the_arguments_own_names():
+    with pytest.raises(PosefoundryError, match=r"train: batch: .*; lr0: .*greater than 0 \(got -1.0\); mosaic: "):
+        settings(lr0=-1, mosaic=3, batch=0)
+
+
+def test_neutral_values_of_the_field_pass():
+    assert settings(mixup=0, shear=0.0, patience=100, val=True, rect=False, deterministic=True) == settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (None, "auto"),
+        ("cpu", "cpu"),
+        (0, "cuda:0"),
+        ("1", "cuda:1"),
+        ([2], "cuda:2"),
+        ("cuda:1", "cuda:1"),
+        ("", "auto"),
+    ],
+)
+def test_devices(given, name):
+    assert device_name(given) == name
+
+
+@pytest.mark.parametrize("several", [[0, 1], "0,1"])
+def test_several_devices_are_refused_with_the_way_to_use_them(several):
+    with pytest.raises(PosefoundryError, match=r"expected one device, got \[0, 1\]. .*train.processes"):
+        device_name(several)
+
+
+def test_every_setting_of_training_can_be_reached():
+    """A setting that is added to the pipeline is missed here until it has a name."""
+    through_others = {"model", "weights", "image_size_px", "device", "precision", "optimizer", "schedule", "processes"}
+    reached = {path.partition(".")[0] for path in module.TRAIN_SETTINGS.values()} | through_others
+    assert set(Train.model_fields) - reached == {"image_cache_gib"}
+    augmentations = {p.removeprefix("augment.") for p in module.TRAIN_SETTINGS.values() if p.startswith("augment.")}
+    assert augmentations == set(Train().augment.model_fields_set or type(Train().augment).model_fields)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (cli.TRAIN_KEYS, TrainArguments),
+        (cli.VAL_KEYS, ValArguments),
+        (cli.PREDICT_KEYS.removeprefix("source, model, "), PredictArguments),
+        (cli.EXPORT_KEYS, ExportArguments),
+    ],
+)
+def test_help_names_every_key(keys, kind):
+    assert set(keys.split(", ")) == set(kind.model_fields) - {"task"}
+
+
+def test_project_and_name_are_a_folder():
+    assert parse(PredictArguments, {"project": "a", "name": "b"}).project == Path("a")
