@@ -69,8 +69,8 @@ def open_source(source: Any, *, vid_stride: int = 1, name: str = "image0.jpg") -
     alpha; tensors are RGB in 0..1, (3, H, W) or (B, 3, H, W); PIL images are turned upright.
 
     Args:
-        source: A path, glob, address, camera's number, array, tensor, PIL image, or a list of such; None is a picture of
-            people that is painted on the spot.
+        source: A path, glob, address, camera's number, array, tensor, PIL image, or a list of such; None is a picture
+            of people that is painted on the spot.
         vid_stride: Takes each so manieth frame of a video.
         name: What an image in memory is called.
 
@@ -126,6 +126,8 @@ def _open_file(path: Path, vid_stride: int) -> Source:
         if not path.is_file():
             raise PosefoundryError(f"{path}: expected a video, found no file.")
         return Source(_video_frames(str(path), vid_stride), None, many=True)
+    if not path.suffix and not path.exists():
+        raise PosefoundryError(f"{path}: expected an image or a folder of images, found nothing there.")
     return Source(_still(path), 1)
 
 

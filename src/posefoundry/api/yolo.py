@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from torch import nn
+
 from posefoundry.api.arguments import (
     DeviceName,
     ExportArguments,
@@ -139,11 +141,18 @@ class YOLO:
         path = Path(filename)
         if path.suffix != ".safetensors":
             raise PosefoundryError(f"{path}: expected a name that ends in .safetensors, got {path.name!r}.")
+        if not any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules()):
+            raise PosefoundryError(
+                f"{path}: expected a model with its BatchNorms, got a fused one. Save before fuse()."
+            )
         extra = {"data": self._opened.data} if self._opened.data else {}
         save_weights(path, self.model.state_dict(), self.details, extra)
 
     def fuse(self) -> Self:
-        """Folds each BatchNorm into its convolution; the model can then no longer be trained or exported."""
+        """Folds each BatchNorm into its convolution; the weights can then no longer be saved.
+
+        `predict`, `val` and `export` do so on a copy by themselves, and `train` starts from the file.
+        """
         self.model.fuse()
         return self
 
