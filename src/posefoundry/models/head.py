@@ -76,12 +76,13 @@ class PoseHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.strides, self.n_classes, self.kpt_shape, self.form = strides, n_classes, kpt_shape, form
+        self._prefixes = ("", "one2one_") if form.one_to_one else ("",)
         n_keypoints, values = kpt_shape
         box_hidden = max(16, channels[0] // 4, 4 * form.bins)
         class_hidden = max(channels[0], min(n_classes, 100))
         point_hidden = max(channels[0] // 4, n_keypoints * (values + (2 if form.one_to_one else 0)))
         class_branch = _depthwise_branch if form.depthwise_classes else _branch
-        for prefix in ("", "one2one_") if form.one_to_one else ("",):
+        for prefix in self._prefixes:
             add = partial(self._add, prefix)
             add("cv2", [_branch(c, box_hidden, 4 * form.bins) for c in channels])
             add("cv3", [class_branch(c, class_hidden, n_classes) for c in channels])
@@ -135,6 +136,10 @@ class PoseHead(nn.Module):
                 if hasattr(self, name):
                     delattr(self, name)
 
+    def class_branches(self) -> nn.ModuleList:
+        """Returns the branches that tell classes, of both heads in yolo26."""
+        return nn.ModuleList(getattr(self, prefix + "cv3") for prefix in self._prefixes)
+
     def last_convolutions(self) -> list[nn.Conv2d]:
         """Returns the convolutions that write the outputs; they run in float32 even where the rest doesn't."""
         inner = {block.conv for block in self.modules() if isinstance(block, Conv)}
@@ -164,7 +169,7 @@ class PoseHead(nn.Module):
 
     @torch.no_grad()
     def _set_initial_biases(self) -> None:
-        for prefix in ("", "one2one_") if self.form.one_to_one else ("",):
+        for prefix in self._prefixes:
             boxes, classes = getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3")
             for box_branch, class_branch, stride in zip(boxes, classes, self.strides, strict=True):
                 cells = (CLASS_PRIOR_IMAGE_SIZE_PX / stride) ** 2
