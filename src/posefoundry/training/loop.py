@@ -153,10 +153,12 @@ class Trainer:
             values = {f"loss_{name}": value for name, value in terms.items()}
             values["loss_total"] = sum(terms.values())
             values |= {"positive_anchors": row[-2], "gradient_norm": row[-1], "learning_rate": learning_rate}
-            broken = [name for name, value in terms.items() if not math.isfinite(value)]
+            broken = [f"the loss term {name}" for name, value in terms.items() if not math.isfinite(value)]
+            if not math.isfinite(row[-1]):
+                broken.append("the gradient")
             if broken:
                 raise PosefoundryError(
-                    f"Training diverged in step {step}: the loss term {' and '.join(broken)} is not finite. Lower "
+                    f"Training diverged in step {step}: {' and '.join(broken)} is not finite. Lower "
                     "train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
                 )
             for observer in self.observers:
