@@ -2,17 +2,20 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Stages and tests call `python`: it has to be the environment's.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 
 .PHONY: pipeline test check ui clean
 
 pipeline: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	$(IN_VENV) dvc repro
 	@$(BIN)/posefoundry versions
 
 test: $(VENV)/.installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	$(IN_VENV) python -m pytest
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
@@ -24,10 +27,12 @@ ui: $(VENV)/.installed
 
 # The stamp is touched last, so an install that was cut short is done again.
 $(VENV)/.installed: requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "posefoundry needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + "; say make PYTHON=python3.12")'
+	@echo "Installing into $(VENV), once; this takes some minutes."
+	@$(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
 
 clean:
 	rm -rf $(VENV) data/raw data/yolo models/train models/export reports

@@ -10,6 +10,11 @@ from posefoundry.errors import PosefoundryError
 
 # Everything heavy is imported inside the commands, so that --help answers at once.
 
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines)
+
+
 app = typer.Typer(
     name="posefoundry",
     no_args_is_help=True,
@@ -19,9 +24,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Looks after the pose models that the pipeline ([bold]dvc repro[/]) makes: which there are, which one is in "
     "production, and why.",
-    epilog="[bold]A model's way[/]  dvc repro → posefoundry versions → posefoundry predict street.jpg → "
-    'posefoundry promote candidate --why "better on small persons" → posefoundry history. '
-    "The store is mlflow.db in the project, or the server that MLFLOW_TRACKING_URI names.",
+    epilog=_lines(
+        "[bold]A model's way[/]",
+        "dvc repro                                  the pipeline registers a candidate",
+        "posefoundry versions                       see it beside the others",
+        "posefoundry predict street.jpg             see what it sees",
+        'posefoundry promote candidate --why "..."  put it into production',
+        'posefoundry rollback --why "..."           and back',
+        "",
+        "The store is mlflow.db in the project, or the server that MLFLOW_TRACKING_URI names.",
+    ),
 )
 
 ModelName = Annotated[
@@ -34,8 +46,11 @@ Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in 
 
 
 @app.command(
-    epilog='[bold]Examples[/]  posefoundry promote candidate --why "oks_ap 0.61, was 0.58"  •  '
-    'posefoundry promote 3 --why "2 fails on night scenes"'
+    epilog=_lines(
+        "[bold]Examples[/]",
+        'posefoundry promote candidate --why "oks_ap 0.61, was 0.58"',
+        'posefoundry promote 3 --why "2 fails on night scenes"',
+    )
 )
 def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION|ALIAS", help="A version's number, or candidate.")],
@@ -52,7 +67,7 @@ def promote(
     ledger.promote(_model_name(model_name), version, why)
 
 
-@app.command(epilog='[bold]Example[/]  posefoundry rollback --why "misses cyclists since this morning"')
+@app.command(epilog=_lines("[bold]Example[/]", 'posefoundry rollback --why "misses cyclists since this morning"'))
 def rollback(why: Why, model_name: ModelName = None) -> None:
     """Puts the previous version back into production.
 
@@ -63,7 +78,7 @@ def rollback(why: Why, model_name: ModelName = None) -> None:
     ledger.rollback(_model_name(model_name), why)
 
 
-@app.command(epilog="[bold]Example[/]  posefoundry versions --model-name posefoundry")
+@app.command(epilog=_lines("[bold]Examples[/]", "posefoundry versions", "posefoundry versions --model-name dancers"))
 def versions(model_name: ModelName = None) -> None:
     """Lists the versions: aliases, OKS AP on the test split, the gate's verdict, commit, age."""
     from posefoundry.commands import ledger
@@ -71,7 +86,7 @@ def versions(model_name: ModelName = None) -> None:
     ledger.show_versions(_model_name(model_name))
 
 
-@app.command(epilog="[bold]Example[/]  posefoundry history")
+@app.command(epilog=_lines("[bold]Example[/]", "posefoundry history"))
 def history(model_name: ModelName = None) -> None:
     """Tells every promotion and rollback, and checks that none was altered or removed.
 
@@ -83,7 +98,7 @@ def history(model_name: ModelName = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="[bold]Examples[/]  posefoundry ui  •  posefoundry ui --port 5001")
+@app.command(epilog=_lines("[bold]Examples[/]", "posefoundry ui", "posefoundry ui --port 5001"))
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
     """Opens MLflow's pages on the project's store, for this machine only. Ctrl-C ends them."""
     from posefoundry.commands.ui import serve
@@ -92,9 +107,13 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
 
 
 @app.command(
-    epilog="[bold]Examples[/]  posefoundry predict street.jpg  •  posefoundry predict photos/ --out drawn/  •  "
-    "posefoundry predict street.jpg --weights models:/posefoundry@candidate  •  "
-    "posefoundry predict street.jpg --weights models/export/model.onnx --confidence 0.5"
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry predict street.jpg",
+        "posefoundry predict photos/ --out drawn/",
+        "posefoundry predict photos/ --weights models:/posefoundry@candidate",
+        "posefoundry predict street.jpg --weights models/export/model.onnx --confidence 0.5",
+    )
 )
 def predict(
     source: Annotated[Path, typer.Argument(metavar="IMAGE|FOLDER", help="An image, or a folder of images.")],

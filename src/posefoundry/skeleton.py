@@ -7,9 +7,11 @@ from posefoundry.errors import PosefoundryError
 
 # Per-keypoint standard deviations of human annotation, relative to object scale: cocodataset.org/#keypoints-eval,
 # in the order of the COCO keypoints; pycocotools holds the same numbers in Params.setKpParams.
-COCO_SIGMAS = (
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072,
-    0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089,
+COCO_SIGMAS = tuple(
+    tenfold / 10  # written and divided as there, so that the numbers are the same to the last bit
+    for tenfold in (
+        0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89,
+    )
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from posefoundry.evaluation.gate import Production, decide
 from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference
 
 NAN = float("nan")
-IN_PRODUCTION = Production("3", {"oks_ap": 0.50, "box_ap": 0.70, "oks_ap_l": None, "oks_ap_m": NAN})
+IN_PRODUCTION = Production("3", {"oks_ap": 0.50, "box_ap": 0.70, "oks_ap_l": None, "oks_ap_m": NAN}, {})
 
 
 @pytest.mark.parametrize(
@@ -94,14 +94,14 @@ def test_the_first_model_has_none_to_fall_behind():
 
 
 def test_production_that_cannot_be_compared_rejects():
-    production = Production("3", {}, "its keypoints differ.")
+    production = Production("3", {}, {}, "its keypoints differ.")
     decision = decide({"oks_ap": 0.9}, production, floors={"oks_ap": 0.4}, max_regression={"oks_ap": 0.01})
     assert not decision.passed
     assert decision.verdict == "Rejected: Version 3 in production could not be compared: its keypoints differ."
 
 
 def test_production_does_not_matter_where_no_regression_is_limited():
-    assert decide({"oks_ap": 0.9}, Production("3", {}, "gone."), floors={"oks_ap": 0.4}, max_regression={}).passed
+    assert decide({"oks_ap": 0.9}, Production("3", {}, {}, "gone."), floors={"oks_ap": 0.4}, max_regression={}).passed
 
 
 def test_a_gate_without_rules_proves_nothing():

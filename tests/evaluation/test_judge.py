@@ -133,6 +133,7 @@ def test_the_report_holds_what_was_judged(split, tmp_path):
     write_report(tmp_path / "report", judgement, overlay_images=4)
     report = tmp_path / "report"
     assert json.loads((report / "metrics.json").read_text()) == judgement.metrics
+    assert json.loads((report / "passport.json").read_text()) == judgement.passport
     assert json.loads((report / "detections.json").read_text()) == judgement.detections
     with (report / "oks_hist.csv").open() as stream:
         oks = {row["annotation_id"]: float(row["oks"]) for row in csv.DictReader(stream)}

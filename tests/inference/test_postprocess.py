@@ -1,11 +1,14 @@
 """Non-maximum suppression against its definition."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posefoundry.inference import postprocess
 from posefoundry.inference.postprocess import best_detections, non_max_suppression
 
 KPT_SHAPE = (2, 3)
@@ -47,8 +50,14 @@ box = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 20), st.i
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(box, max_size=25), st.sampled_from([0.3, 0.5, 0.7]), st.integers(1, 3), st.randoms())
-def test_equals_the_definition(corners_and_sizes, iou, n_classes, random):
+@given(
+    st.lists(box, max_size=25),
+    st.sampled_from([0.3, 0.5, 0.7]),
+    st.integers(1, 3),
+    st.sampled_from([1, 4, 128]),
+    st.randoms(),
+)
+def test_equals_the_definition(corners_and_sizes, iou, n_classes, block, random):
     n = len(corners_and_sizes)
     xywh = np.array(corners_and_sizes, np.float32).reshape(n, 4)
     boxes_xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
@@ -57,7 +66,8 @@ def test_equals_the_definition(corners_and_sizes, iou, n_classes, random):
     scores = np.zeros((n, n_classes), np.float32)
     scores[np.arange(n), class_ids] = best
     decoded = decoded_output(np.concatenate([(boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2, xywh[:, 2:]], axis=1), scores)
-    (rows,) = suppress(decoded, n_classes=n_classes, iou=iou)
+    with mock.patch.object(postprocess, "BLOCK", block):
+        (rows,) = suppress(decoded, n_classes=n_classes, iou=iou)
     kept = reference_suppression(boxes_xyxy.tolist(), best.tolist(), class_ids.tolist(), iou)
     np.testing.assert_array_equal(rows[:, :4], boxes_xyxy[kept])
     np.testing.assert_array_equal(rows[:, 4], best[kept])

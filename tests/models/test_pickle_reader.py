@@ -110,9 +110,13 @@ def test_a_memo_index_cannot_take_memory(tmp_path):
 def test_deep_nesting_is_data_or_refused(tmp_path):
     nested = b"\x80\x02)" + b"\x85" * 200_000
     read_checkpoint(archive(tmp_path / "deep.pt", nested + b"."))
-    as_key = b"\x80\x02}" + nested[2:] + b"Ns."  # hashing it would overflow the stack
-    with pytest.raises(PosefoundryError, match="a tuple as a key"):
-        read_checkpoint(archive(tmp_path / "key.pt", as_key))
+    # Hashing it would overflow the stack.
+    as_key = b"\x80\x02}" + nested[2:] + b"Ns."
+    in_set = b"\x80\x04\x8f(" + nested[2:] + b"\x90."
+    as_argument = b"\x80\x02cbuiltins\nset\n](" + nested[2:] + b"e\x85R."
+    for program in (as_key, in_set, as_argument):
+        with pytest.raises(PosefoundryError, match="a tuple as a key"):
+            read_checkpoint(archive(tmp_path / "key.pt", program))
 
 
 def tensor_program(size, stride, offset=0, length=4, storage="FloatStorage"):

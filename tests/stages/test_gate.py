@@ -62,6 +62,7 @@ def inputs(project: Path) -> dict[str, Path]:
     weights = make_weights(project / "models" / "best.safetensors")
     judgement = judge_weights(weights, raw / "annotations" / "test.json", raw / "images" / "test", JUDGED_BY)
     write_json_atomic(project / "reports" / "evaluate" / "metrics.json", judgement.metrics)
+    write_json_atomic(project / "reports" / "evaluate" / "passport.json", judgement.passport)
     with TrainingRun.start("posefoundry", "train", {}) as run:
         run.write_run_file(project / "models" / "mlflow_run.json")
     return {
@@ -105,9 +106,8 @@ def test_a_first_candidate_above_its_floors_passes(inputs):
     assert decision["passed"] is True
     assert decision["verdict"] == "Passed: all 2 rules hold."
     assert decision["production_version"] is None
-    metrics = json.loads((inputs["evaluation"] / "metrics.json").read_text())
-    assert decision["passports"]["candidate"] == metrics.pop("passport")
-    assert decision["candidate"] == metrics
+    assert decision["passports"]["candidate"] == json.loads((inputs["evaluation"] / "passport.json").read_text())
+    assert decision["candidate"] == json.loads((inputs["evaluation"] / "metrics.json").read_text())
 
 
 def test_a_rejected_candidate_is_told_why_and_so_is_its_run(inputs):
@@ -136,9 +136,9 @@ def test_another_model_in_production_is_judged_on_the_same_images(inputs, in_pro
     in_production(weights)
     decision = run_gate(inputs)
     images, annotations = inputs["raw"] / "images" / "test", inputs["raw"] / "annotations" / "test.json"
-    expected = judge_weights(weights, annotations, images, JUDGED_BY).metrics
-    assert decision["passports"]["production"] == expected.pop("passport")
-    assert decision["production"] == expected
+    expected = judge_weights(weights, annotations, images, JUDGED_BY)
+    assert decision["passports"]["production"] == expected.passport
+    assert decision["production"] == expected.metrics
     passports = decision["passports"]
     assert [passports[who]["input_size_px"] for who in ("candidate", "production")] == [96, 64]
     comparable = decision["rules"][1]
@@ -243,5 +243,5 @@ def test_metrics_that_are_no_metrics_end_with_2(inputs, project):
         command += [f"--{name}", str(inputs[name])]
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
-    assert "metrics.json: expected metrics by name" in ended.stderr
+    assert "metrics.json: expected what the evaluate stage writes" in ended.stderr
     assert not inputs["report"].exists()

@@ -110,6 +110,6 @@ def test_average_model_is_judged_in_evaluation_mode(people: Path, settings: Trai
 def test_file_log_can_be_read_back(people: Path, settings: Train, tmp_path: Path) -> None:
     train(trainer_on(people, settings, FileLog(tmp_path)))
     header, *rows = (tmp_path / "results.csv").read_text().splitlines()
-    assert {"epoch", "loss_pose", "learning_rate", "images_per_second", "val_oks_ap"} <= set(header.split(","))
+    assert {"epoch", "loss_pose", "lr", "images_per_second", "val_oks_ap"} <= set(header.split(","))
     assert len(rows) == settings.epochs
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 1 + 2 * 3

@@ -32,7 +32,9 @@ def serve(port: int) -> int:
             f"Expected port {port} to be free, got a program that listens there. Choose another: posefoundry ui --port "
             f"{port + 1 if port < 65535 else 5001}."
         )
-    store.client()  # creates the database, or says why it cannot be opened
+    store.check_database(uri)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)  # as Ctrl-C, or the server would outlive us
     server = _start(uri, port)
     try:
         _wait_until_ready(server, port)
@@ -57,9 +59,8 @@ def _start(uri: str, port: int) -> subprocess.Popen[bytes]:
         "--port",
         str(port),
     ]
-    artifacts = store.project_root() / "mlartifacts"
-    if store.is_embedded(uri):
-        command += ["--artifacts-destination", str(artifacts)]
+    command += ["--artifacts-destination", str(store.project_root() / "mlartifacts")]
+    command += ["--workers", "1", "--uvicorn-opts", "--log-level=warning"]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
     # Without this it keeps eight more processes of 245 MB for jobs that only a shared server has.
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"

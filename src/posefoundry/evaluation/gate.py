@@ -58,11 +58,13 @@ class Production:
     Attributes:
         version: Its version in the registry.
         metrics: Its metrics; empty if it could not be judged at all.
+        passport: On what and how they were measured.
         obstacle: Why they don't compare with the candidate's, a sentence; None if they do.
     """
 
     version: str
     metrics: Mapping[str, Any]
+    passport: Mapping[str, Any]
     obstacle: str | None = None
 
 
@@ -159,7 +161,7 @@ def _regression(
 def _number(metrics: Mapping[str, Any], metric: str, whose: str) -> tuple[float | None, str]:
     """Returns a metric's value, or None and the sentence that says why there is no value to judge by."""
     if metric not in metrics:
-        near = difflib.get_close_matches(metric, [key for key in metrics if key != "passport"], n=1)
+        near = difflib.get_close_matches(metric, metrics, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return None, f"There is no metric {metric} of {whose}, so it proves nothing.{hint}"
     value = metrics[metric]

@@ -10,7 +10,7 @@ def plot_learning_curves(epochs: Sequence[dict[str, float | None]], path: Path) 
     """Draws losses, validation and learning rate over the epochs.
 
     Args:
-        epochs: One dict an epoch with `epoch`, the loss terms, `learning_rate` and, where there was a validation,
+        epochs: One dict an epoch with `epoch`, the loss terms, `lr` and, where there was a validation,
             the `val_` metrics.
         path: A PNG file.
     """
@@ -30,7 +30,7 @@ def plot_learning_curves(epochs: Sequence[dict[str, float | None]], path: Path) 
         judged = [row for row in epochs if row.get(name) is not None]
         metric_axes.plot([row["epoch"] for row in judged], [row[name] for row in judged], marker="o", label=label)
     metric_axes.set(title="Validation", xlabel="epoch", ylim=(0, 1))
-    rate_axes.plot(numbers, [row["learning_rate"] for row in epochs], color="black")
+    rate_axes.plot(numbers, [row["lr"] for row in epochs], color="black")
     rate_axes.set(title="Learning rate at the epoch's end", xlabel="epoch")
     for axes in (loss_axes, metric_axes):
         axes.legend(fontsize=8)

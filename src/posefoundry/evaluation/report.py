@@ -12,10 +12,11 @@ from posefoundry.files import write_json_atomic
 
 
 def write_report(folder: Path, judgement: Judgement, *, overlay_images: int) -> None:
-    """Writes metrics.json, detections.json, pr_curve.csv, oks_hist.csv, plots/ and overlays/ into a folder."""
+    """Writes metrics.json, its passport.json, detections.json, pr_curve.csv, oks_hist.csv, plots/ and overlays/."""
     evaluator, evaluation, detections = judgement.evaluator, judgement.evaluation, judgement.detections
     matches = match_persons(evaluator, evaluation, detections)
     write_json_atomic(folder / "metrics.json", judgement.metrics)
+    write_json_atomic(folder / "passport.json", judgement.passport)
     # Compact: a COCO results file is for programs, and thousands of detections indented are ten times the lines.
     (folder / "detections.json").write_text(json.dumps(detections, separators=(",", ":"), allow_nan=False))
     (folder / "pr_curve.csv").write_text(precision_recall_csv(evaluation))

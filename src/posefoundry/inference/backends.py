@@ -157,6 +157,9 @@ class TensorRtBackend:
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._input_name = next(name for name in names if modes[name] == trt.TensorIOMode.INPUT)
         self._output_name = next(name for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        types = {self._engine.get_tensor_dtype(name) for name in (self._input_name, self._output_name)}
+        if types != {trt.float32}:
+            raise PosefoundryError(f"{path}: expected an engine with float32 input and output, got {types}.")
         self._largest_shape = tuple(self._engine.get_tensor_profile_shape(self._input_name, 0)[2])
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
@@ -172,7 +175,10 @@ class TensorRtBackend:
     def _run(self, batch: np.ndarray) -> np.ndarray:
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             images = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
-            self._context.set_input_shape(self._input_name, tuple(images.shape))
+            if not self._context.set_input_shape(self._input_name, tuple(images.shape)):
+                raise PosefoundryError(
+                    f"Expected a batch of a shape that the engine was built for, got {batch.shape}. Export it again."
+                )
             decoded = torch.empty(tuple(self._context.get_tensor_shape(self._output_name)), device=self.device)
             self._context.set_tensor_address(self._input_name, images.data_ptr())
             self._context.set_tensor_address(self._output_name, decoded.data_ptr())

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 MAX_CANDIDATES = 30_000  # per image, by score; the published limit, far above what the usual thresholds let through
+BLOCK = 128  # boxes compared with each other at a time
 
 
 def non_max_suppression(
@@ -32,10 +33,12 @@ def non_max_suppression(
     Returns:
         B arrays (N, 6 + K*V) float32 in input pixels, best first.
     """
-    return [
-        rows[_greedy_keep(rows[:, :4], rows[:, 5], iou, max_detections)]
-        for rows in _candidates(decoded, n_classes, kpt_shape, confidence)
-    ]
+    detections = []
+    for image in _images(decoded, n_classes, kpt_shape):
+        anchors, class_ids = _candidates(image[4 : 4 + n_classes], confidence)
+        kept = _greedy_keep(_boxes_xyxy(image, anchors), class_ids, iou, max_detections)
+        detections.append(_rows(image, anchors[kept], class_ids[kept], n_classes))
+    return detections
 
 
 def best_detections(
@@ -45,62 +48,75 @@ def best_detections(
 
     Arguments and result are those of `non_max_suppression`; an anchor may count once for each class.
     """
-    return [rows[:max_detections] for rows in _candidates(decoded, n_classes, kpt_shape, confidence, every_class=True)]
+    detections = []
+    for image in _images(decoded, n_classes, kpt_shape):
+        anchors, class_ids = _candidates(image[4 : 4 + n_classes], confidence, every_class=True)
+        detections.append(_rows(image, anchors[:max_detections], class_ids[:max_detections], n_classes))
+    return detections
 
 
-def _candidates(
-    decoded: np.ndarray | Tensor,
-    n_classes: int,
-    kpt_shape: tuple[int, int],
-    confidence: float,
-    *,
-    every_class: bool = False,
-) -> list[np.ndarray]:
-    """Returns detection rows of each image above the confidence, best first: of each anchor's best class, or of all."""
+def _images(decoded: np.ndarray | Tensor, n_classes: int, kpt_shape: tuple[int, int]) -> np.ndarray:
     values = decoded.detach().float().cpu().numpy() if isinstance(decoded, Tensor) else np.asarray(decoded, np.float32)
     expected = 4 + n_classes + kpt_shape[0] * kpt_shape[1]
     if values.ndim != 3 or values.shape[1] != expected:
         raise ValueError(f"decoded must be (B, {expected}, A), got {values.shape}")
-    per_image = []
-    for image in values:
-        class_scores = image[4 : 4 + n_classes]
-        if every_class:
-            class_ids, anchors = np.nonzero(class_scores >= confidence)
-        else:
-            class_ids = class_scores.argmax(axis=0)
-            anchors = np.flatnonzero(class_scores.max(axis=0) >= confidence)
-            class_ids = class_ids[anchors]
-        scores = class_scores[class_ids, anchors]
-        order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-        anchors, class_ids, scores = anchors[order], class_ids[order], scores[order]
-        centres, half_sizes = image[:2, anchors], image[2:4, anchors] / 2
-        rows = (
-            centres - half_sizes,
-            centres + half_sizes,
-            scores[None],
-            class_ids[None],
-            image[4 + n_classes :, anchors],
-        )
-        per_image.append(np.ascontiguousarray(np.concatenate(rows).T, np.float32))
-    return per_image
+    return values
+
+
+def _candidates(
+    class_scores: np.ndarray, confidence: float, *, every_class: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns anchors and classes whose score reaches the confidence, best first.
+
+    Of each anchor its best class counts, or every class.
+    """
+    if every_class:
+        class_ids, anchors = np.nonzero(class_scores >= confidence)
+    else:
+        anchors = np.flatnonzero(class_scores.max(axis=0) >= confidence)
+        class_ids = class_scores[:, anchors].argmax(axis=0)
+    order = np.argsort(-class_scores[class_ids, anchors], kind="stable")[:MAX_CANDIDATES]
+    return anchors[order], class_ids[order]
+
+
+def _boxes_xyxy(image: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    centres, half_sizes = image[:2, anchors].T, image[2:4, anchors].T / 2
+    return np.concatenate((centres - half_sizes, centres + half_sizes), axis=1)
+
+
+def _rows(image: np.ndarray, anchors: np.ndarray, class_ids: np.ndarray, n_classes: int) -> np.ndarray:
+    scores = image[4 + class_ids, anchors]
+    columns = (_boxes_xyxy(image, anchors), scores[:, None], class_ids[:, None], image[4 + n_classes :, anchors].T)
+    return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
 def _greedy_keep(boxes_xyxy: np.ndarray, class_ids: np.ndarray, iou: float, max_detections: int) -> list[int]:
     """Returns the indices that greedy suppression keeps, of boxes (N, 4) sorted best first.
 
-    Each round takes the best box left and drops what overlaps it. That is one row of the IoU matrix a kept box, so
-    memory stays linear in N and the rounds end with the last box kept.
+    Works block by block: what overlaps a box kept earlier goes at once, and only the rest of the block is compared
+    with itself. Usually the wanted number is full long before all N boxes were looked at.
     """
-    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1)
-    left = np.arange(len(boxes_xyxy))
     kept: list[int] = []
-    while len(left) and len(kept) < max_detections:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        corner_low = np.maximum(boxes_xyxy[best, :2], boxes_xyxy[left, :2])
-        corner_high = np.minimum(boxes_xyxy[best, 2:], boxes_xyxy[left, 2:])
-        overlap = np.maximum(corner_high - corner_low, 0).prod(axis=1)
-        # Compared without dividing: boxes without area overlap nothing.
-        apart = overlap <= iou * (areas[best] + areas[left] - overlap)
-        left = left[apart | (class_ids[left] != class_ids[best])]
+    for start in range(0, len(boxes_xyxy), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(boxes_xyxy)))
+        block = block[~_overlapping(boxes_xyxy, class_ids, block, np.array(kept, int), iou).any(axis=1)]
+        overlapping = _overlapping(boxes_xyxy, class_ids, block, block, iou)
+        alive = np.ones(len(block), bool)
+        for position, index in enumerate(block):
+            if alive[position]:
+                kept.append(int(index))
+                if len(kept) == max_detections:
+                    return kept
+                alive &= ~overlapping[position]
     return kept
+
+
+def _overlapping(boxes_xyxy: np.ndarray, class_ids: np.ndarray, a: np.ndarray, b: np.ndarray, iou: float) -> np.ndarray:
+    """Returns (len(a), len(b)) bool: which pairs of boxes are of one class and have an IoU above `iou`."""
+    boxes_a, boxes_b = boxes_xyxy[a], boxes_xyxy[b]
+    width = np.minimum(boxes_a[:, None, 2], boxes_b[:, 2]) - np.maximum(boxes_a[:, None, 0], boxes_b[:, 0])
+    height = np.minimum(boxes_a[:, None, 3], boxes_b[:, 3]) - np.maximum(boxes_a[:, None, 1], boxes_b[:, 1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    areas_a, areas_b = ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (boxes_a, boxes_b))
+    # Compared without dividing, so that boxes without area overlap nothing.
+    return (shared > iou * (areas_a[:, None] + areas_b - shared)) & (class_ids[a, None] == class_ids[b])

@@ -85,15 +85,14 @@ def client() -> Any:
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     try:
         with _alone(uri), _environment(FIRST_CALL_ENVIRONMENT):
-            _touch_database(uri)
+            check_database(uri)
             reached = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             reached.search_experiments(max_results=1)
             reached.search_registered_models(max_results=1)
+    except PosefoundryError:
+        raise
     except Exception as error:  # what a store raises depends on its kind: requests, SQLAlchemy, MLflow, OSError
-        raise PosefoundryError(
-            f"MLflow: expected a tracking store at {without_password(uri)}, got: {_cause(error, uri)}. "
-            "Start that server, correct MLFLOW_TRACKING_URI, or unset it to use the database in the project."
-        ) from None
+        raise _unreachable(uri, error) from None
     _reached.add(uri)
     return reached
 
@@ -187,18 +186,30 @@ def _cause(error: Exception, uri: str) -> str:
     return system_fault[1] if system_fault else message.splitlines()[0][:300].rstrip(".")
 
 
-def _touch_database(uri: str) -> None:
-    """Connects once to a database, which MLflow itself would try fifteen times over a hundred seconds."""
+def check_database(uri: str) -> None:
+    """Connects once to a database, which MLflow itself would try fifteen times over a hundred seconds.
+
+    Raises:
+        PosefoundryError: It cannot be opened.
+    """
     if not uri.startswith(("sqlite", "postgresql", "mysql", "mssql")):
         return
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(uri)
     try:
+        engine = sqlalchemy.create_engine(uri)
         with engine.connect() as connection:
             sqlalchemy.inspect(connection).get_table_names()
-    finally:
         engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise _unreachable(uri, error) from None
+
+
+def _unreachable(uri: str, error: Exception) -> PosefoundryError:
+    return PosefoundryError(
+        f"MLflow: expected a tracking store at {without_password(uri)}, got: {_cause(error, uri)}. "
+        "Start that server, correct MLFLOW_TRACKING_URI, or unset it to use the database in the project."
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from posefoundry.registry.runs import log_to_run
 from posefoundry.stages.runner import run_as_command
 
 SPLIT = "test"
-LOGGED = ("metrics.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays")
+LOGGED = ("metrics.json", "passport.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays")
 
 
 def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, report: Path) -> None:

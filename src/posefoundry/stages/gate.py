@@ -1,7 +1,6 @@
 """Stage gate: is the candidate good enough, and no worse than the model in production?"""
 
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,20 @@ def run(
     settings: Gate, evaluate: Evaluate, register: Register, *, raw: Path, evaluation: Path, run: Path, report: Path
 ) -> None:
     """Decides by the gate's rules whether the candidate may go on; exit status 3 if not."""
-    candidate = read_json(evaluation / "metrics.json")
-    if not isinstance(candidate, dict):
-        raise PosefoundryError(f"{evaluation / 'metrics.json'}: expected metrics by name, got {str(candidate)[:100]}.")
-    production = _judge_production(register.model_name, candidate, evaluate, raw) if settings.max_regression else None
-    decision = decide(candidate, production, floors=settings.floors, max_regression=settings.max_regression)
+    metrics, passport = (_read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
+    production = None
+    if settings.max_regression:
+        production = _judge_production(register.model_name, metrics, passport, evaluate, raw)
+    decision = decide(metrics, production, floors=settings.floors, max_regression=settings.max_regression)
+    document = {
+        **decision.to_dict(),
+        "production_version": production.version if production else None,
+        "candidate": metrics,
+        "production": production.metrics if production else None,
+        "passports": {"candidate": passport, "production": production.passport if production else None},
+    }
     with atomic_directory(report) as folder:
-        write_json_atomic(folder / "decision.json", _document(decision, candidate, production))
+        write_json_atomic(folder / "decision.json", document)
     _print_summary(decision)
     tags = {
         "gate.passed": str(decision.passed).lower(),
@@ -43,7 +49,7 @@ def run(
 
 
 def _judge_production(
-    model_name: str, candidate: Mapping[str, Any], settings: Evaluate, raw: Path
+    model_name: str, metrics: dict[str, Any], passport: dict[str, Any], settings: Evaluate, raw: Path
 ) -> Production | None:
     """Judges the model in production on the candidate's test images; None if there is none.
 
@@ -53,47 +59,42 @@ def _judge_production(
     version = aliases_of(store.client(), model_name).get(PRODUCTION)
     if version is None:
         return None
-    passport = candidate.get("passport") or {}
     try:
         with tempfile.TemporaryDirectory() as folder, progress_bar("evaluate production") as progress:
             production = production_weights(model_name, Path(folder))
             if production is None:  # withdrawn since
                 return None
             if sha256_of_file(production.weights) == passport.get("weights_sha256"):
-                return Production(version, candidate)
-            metrics = judge_weights(
+                return Production(version, metrics, passport)
+            judgement = judge_weights(
                 production.weights,
                 raw / "annotations" / f"{SPLIT}.json",
                 raw / "images" / SPLIT,
                 settings,
                 progress=progress,
-            ).metrics
+            )
     except PosefoundryError as error:
-        return Production(version, {}, str(error))
-    field = first_difference(passport, metrics["passport"])
-    if field is None:
-        return Production(version, metrics)
-    return Production(
-        version,
-        metrics,
-        f"{field} was {passport.get(field)} for the candidate and is {metrics['passport'].get(field)} now. "
-        "Evaluate the candidate again: dvc repro --force evaluate.",
-    )
+        return Production(version, {}, {}, str(error))
+    obstacle = None
+    if field := first_difference(passport, judgement.passport):
+        obstacle = (
+            f"{field} was {passport.get(field)} for the candidate and is {judgement.passport.get(field)} now. "
+            "Evaluate the candidate again: dvc repro --force evaluate."
+        )
+    return Production(version, judgement.metrics, judgement.passport, obstacle)
 
 
-def _document(decision: Decision, candidate: Mapping[str, Any], production: Production | None) -> dict[str, Any]:
-    judged = {"candidate": candidate, "production": production.metrics if production else {}}
-    return {
-        **decision.to_dict(),
-        "production_version": production.version if production else None,
-        **{who: {key: value for key, value in metrics.items() if key != "passport"} for who, metrics in judged.items()},
-        "passports": {who: metrics.get("passport") for who, metrics in judged.items()},
-    }
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise PosefoundryError(f"{path}: expected what the evaluate stage writes, got {str(content)[:100]}.")
+    return content
 
 
 def _print_summary(decision: Decision) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("rule", title="Gate", title_justify="left")
     table.add_column("value", justify="right")
@@ -101,7 +102,8 @@ def _print_summary(decision: Decision) -> None:
     table.add_column("")
     for rule in decision.rules:
         numbers = ("" if number is None else f"{number:.3f}" for number in (rule.value, rule.bound))
-        table.add_row(rule.name, *numbers, "[green]pass[/]" if rule.passed else "[bold red]fail[/]")
+        result = Text("pass", "green") if rule.passed else Text("fail", "bold red")
+        table.add_row(Text(rule.name), *numbers, result)
     console = Console()
     console.print(table)
     console.print(decision.verdict, style="green" if decision.passed else "bold red", highlight=False, markup=False)

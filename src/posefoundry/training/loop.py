@@ -104,10 +104,10 @@ class Trainer:
                 seen += self._read_back()
         seen += self._read_back()
         seconds = time.perf_counter() - started
-        mean = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0] if name != "learning_rate"}
+        mean = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0] if name != "lr"}
         return {
             **mean,
-            "learning_rate": seen[-1]["learning_rate"],
+            "lr": seen[-1]["lr"],
             "images_per_second": len(self.loader) * self.settings.batch_size / seconds,
             "seconds": seconds,
             "loader_wait_share": waiting.seconds / seconds,
@@ -152,7 +152,7 @@ class Trainer:
             terms = dict(zip(self.criterion.terms, row, strict=False))
             values = {f"loss_{name}": value for name, value in terms.items()}
             values["loss_total"] = sum(terms.values())
-            values |= {"positive_anchors": row[-2], "gradient_norm": row[-1], "learning_rate": learning_rate}
+            values |= {"positive_anchors": row[-2], "gradient_norm": row[-1], "lr": learning_rate}
             broken = [f"the loss term {name}" for name, value in terms.items() if not math.isfinite(value)]
             if not math.isfinite(row[-1]):
                 broken.append("the gradient")
