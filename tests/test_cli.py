@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from posefoundry import cli
-from posefoundry.registry.promotion import history
+from posefoundry.registry.ledger import history
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
 

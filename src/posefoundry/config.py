@@ -161,7 +161,7 @@ class Gate(Section):
 class OnnxExport(Section):
     """The ONNX artifact."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = 18
+    opset: Annotated[int, Field(ge=18, le=23)] = 18
     parity_images: PositiveInt = 8
     max_parity_error_px: PositiveFloat = 0.05
 
@@ -172,6 +172,7 @@ class TensorRtExport(Section):
     build: Literal["auto", "never"] = "auto"
     precision: Literal["float32", "float16"] = "float16"
     max_batch_size: PositiveInt = 8
+    max_parity_error_px: PositiveFloat = 4.0
 
 
 class Export(Section):

@@ -171,7 +171,8 @@ def test_a_plain_state_dict_is_read_too(model, tmp_path):
 
 
 def test_tensors_of_no_known_model_are_refused(tmp_path):
-    torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
+    odd_head = {"model.0.cv3.0.bias": torch.tensor(1.0), "model.0.cv4.0.bias": torch.zeros(1)}
+    torch.save({"fc.weight": torch.zeros(2, 2)} | odd_head, tmp_path / "other.pt")
     with pytest.raises(PosefoundryError, match=r"weights of one of yolov8n-pose, .* got other tensors"):
         load_model(tmp_path / "other.pt")
 

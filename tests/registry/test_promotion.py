@@ -5,8 +5,9 @@ import subprocess
 import pytest
 
 from posefoundry.errors import PosefoundryError
-from posefoundry.registry import promotion, store
-from posefoundry.registry.promotion import history, promote, rollback, who_am_i
+from posefoundry.registry import ledger, store
+from posefoundry.registry.ledger import history
+from posefoundry.registry.promotion import promote, rollback, who_am_i
 from posefoundry.registry.versions import aliases_of
 
 MODEL = "posefoundry"
@@ -14,7 +15,7 @@ MODEL = "posefoundry"
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch):
-    monkeypatch.setattr(promotion, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(ledger, "PATIENCE_S", 0.0)
 
 
 def aliases():
@@ -222,16 +223,16 @@ def test_of_two_people_at_once_one_withdraws(project, make_version, monkeypatch)
     for _ in "123":
         make_version()
     promote(MODEL, "1", why="first")
-    ready = promotion._last_record
+    ready = ledger.last_record
 
     def overtaken(model_name):
         """Another person promotes between this one's reading and writing."""
         read = ready(model_name)
-        monkeypatch.setattr(promotion, "_last_record", ready)
+        monkeypatch.setattr(ledger, "last_record", ready)
         promote(MODEL, "2", why="quicker", who="Bo")
         return read
 
-    monkeypatch.setattr(promotion, "_last_record", overtaken)
+    monkeypatch.setattr(ledger, "last_record", overtaken)
     with pytest.raises(PosefoundryError, match="Somebody else is promoting 'posefoundry'"):
         promote(MODEL, "3", why="slower")
     assert aliases() == {"candidate": "3", "production": "2", "previous": "1"}
@@ -262,7 +263,7 @@ def test_an_altered_record_is_found(three_promoted):
 def test_an_altered_record_with_an_altered_hash_is_found_by_the_next(three_promoted):
     run = three_promoted[1]
     content = json.loads(run.data.tags["record"])
-    forged = promotion.Record.from_json(json.dumps({**content, "why": "forged"}))
+    forged = ledger.Record.from_json(json.dumps({**content, "why": "forged"}))
     store.client().set_tag(run.info.run_id, "record", forged.to_json())
     store.client().set_tag(run.info.run_id, "record.sha256", forged.sha256)
     assert history(MODEL).problems == ("record 3 does not follow record 2 as that reads today",)
@@ -300,7 +301,7 @@ def test_a_record_that_is_no_record_is_named(three_promoted):
 
 
 def test_nothing_promoted_is_an_empty_history(project):
-    assert history(MODEL) == promotion.History(())
+    assert history(MODEL) == ledger.History(())
 
 
 def test_who(project, monkeypatch):

@@ -95,6 +95,11 @@ def test_a_model_that_cannot_predict_is_not_registered(register, evidence, tmp_p
     assert list_versions("posefoundry") == []
 
 
+def test_a_missing_artifact_is_named(register, evidence):
+    with pytest.raises(PosefoundryError, match=r"nowhere\.onnx: expected this file to register"):
+        register(replace(evidence, onnx=evidence.onnx.with_name("nowhere.onnx")))
+
+
 def test_nothing_in_production_has_no_weights(project, tmp_path):
     assert production_weights("posefoundry", tmp_path / "weights") is None
 
@@ -109,12 +114,18 @@ def test_production_weights_are_those_registered(register, evidence, tmp_path):
     assert sorted(path.name for path in (tmp_path / "weights").iterdir()) == ["best.json", "best.safetensors"]
 
 
-def test_altered_production_weights_are_refused(register, project, tmp_path):
+def test_altered_artifacts_are_refused(register, project, tmp_path):
     promote("posefoundry", register().version, why="first")
-    [stored] = project.rglob("artifacts/best.safetensors")
-    stored.write_bytes(b"other")
-    with pytest.raises(PosefoundryError, match="was altered after it was registered"):
+    for name in ("best.safetensors", "decision.json"):
+        [stored] = project.rglob(f"artifacts/{name}")
+        stored.write_bytes(b'{"passed": true}')
+    with pytest.raises(
+        PosefoundryError, match=r"best\.safetensors with SHA-256 .* was altered after it was registered"
+    ):
         production_weights("posefoundry", tmp_path / "weights")
+    store.client().delete_registered_model_alias("posefoundry", "production")
+    with pytest.raises(PosefoundryError, match=r"decision\.json with SHA-256 .* was altered"):
+        promote("posefoundry", "1", why="again")
 
 
 def test_a_cleared_artifact_store_is_named(register, project, tmp_path):

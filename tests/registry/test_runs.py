@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -46,6 +48,20 @@ def test_a_run_that_ends_early_says_how(error, status, project):
         raise error
     assert run_of(run.run_id).info.status == status
     assert "stage.train" not in run_of(run.run_id).data.tags
+
+
+def test_the_run_of_a_killed_process_is_closed_by_the_next(project):
+    program = (
+        "import os, signal; from posefoundry.registry.runs import TrainingRun;"
+        "print(TrainingRun.start('people', 'killed', {}).run_id, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout.strip()
+    assert run_of(killed).info.status == "RUNNING"
+    with TrainingRun.start("people", "alive", {}) as alive, TrainingRun.start("people", "next", {}):
+        assert run_of(killed).info.status == "KILLED"
+        assert run_of(alive.run_id).info.status == "RUNNING"
 
 
 def test_pictures_keep_their_colours(project):

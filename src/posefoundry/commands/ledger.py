@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from posefoundry.registry import promotion, versions
+from posefoundry.registry.ledger import history
 
 
 def promote(model_name: str, version_or_alias: str, why: str) -> None:
@@ -46,7 +47,7 @@ def show_versions(model_name: str) -> None:
 def show_history(model_name: str) -> bool:
     """Prints the ledger, oldest first, and what is wrong with it on stderr; True if nothing is."""
     console = _console()
-    told = promotion.history(model_name)
+    told = history(model_name)
     if not told.records:
         console.print(f"Nothing of {model_name} was ever promoted.")
     else:

@@ -53,10 +53,10 @@ def sha256_of_files(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def software_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the numbers."""
+def software_versions(*more: str) -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the numbers, and of `more` that are installed."""
     versions = {"python": platform.python_version()}
-    for package in SOFTWARE:
+    for package in (*SOFTWARE, *more):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

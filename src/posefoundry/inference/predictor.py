@@ -125,14 +125,17 @@ class Predictor:
     ) -> list[PoseResult]:
         """Turns decoded outputs (B, 4 + n_classes + K*V, A) into persons in pixels of the source images."""
         info = self.backend.info
-        keep = partial(
-            non_max_suppression if info.needs_nms else best_detections,
+        if info.needs_nms:
+            keep = partial(non_max_suppression, iou=self.nms_iou)
+        else:
+            keep = partial(best_detections)
+        detections = keep(
+            decoded,
             n_classes=info.n_classes,
             kpt_shape=info.kpt_shape,
             confidence=self.confidence,
             max_detections=self.max_detections,
         )
-        detections = keep(decoded, iou=self.nms_iou) if info.needs_nms else keep(decoded)
         return [
             _to_result(rows, box, info.kpt_shape, path)
             for rows, box, path in zip(detections, letterboxes, paths or [None] * len(letterboxes), strict=True)

@@ -81,14 +81,11 @@ def _describe_published(root: Any, state_dict: dict[str, Tensor]) -> ModelInfo |
     names = attributes.get("names")
     n_classes = _channels_out(state_dict, "cv3")
     values_per_person = _channels_out(state_dict, "cv4_kpts") or _channels_out(state_dict, "cv4")
-    if not n_classes or not values_per_person:
+    if n_classes < 1 or values_per_person < 2:
         return None
-    values = 3 if values_per_person % 3 == 0 else 2
-    if attributes.get("kpt_shape") == [
-        values_per_person // 2,
-        2,
-    ]:  # of a count that 2 and 3 divide, the attribute tells
-        values = 2
+    # Of a count that both 2 and 3 divide, the attribute tells which it is.
+    is_2d = values_per_person % 3 != 0 or attributes.get("kpt_shape") == [values_per_person // 2, 2]
+    values = 2 if is_2d else 3
     n_keypoints = values_per_person // values
     architecture = _find_architecture(state_dict, n_classes, (n_keypoints, values))
     if architecture is None:
@@ -121,7 +118,7 @@ def _find_architecture(state_dict: dict[str, Tensor], n_classes: int, kpt_shape:
 def _channels_out(state_dict: dict[str, Tensor], branch: str) -> int:
     """Returns what the last convolution of a head's branch puts out on the first level; 0 if there is none."""
     biases = [name for name in state_dict if f".{branch}.0." in name and name.endswith(".bias") and ".bn." not in name]
-    return state_dict[biases[-1]].shape[0] if biases else 0
+    return state_dict[biases[-1]].numel() if biases else 0
 
 
 def tensor_differences(model: PoseModel, state_dict: dict[str, Tensor]) -> str | None:

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from posefoundry.stages.runner import die_with_parent
+from posefoundry.processes import die_with_parent
 
 
 def forget_locks_of_the_dead(project: Path) -> None:

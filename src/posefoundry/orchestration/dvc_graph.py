@@ -229,10 +229,10 @@ class _Transcript:
         return "Its last lines:\n" + "\n".join(last) if last else "It wrote nothing."
 
     def verdict(self) -> str:
-        """A gate's own sentence."""
-        prefix = f"{self.stage}: rejected. "
-        sentences = [line.removeprefix(prefix) for line in self._of_stage if line.startswith(prefix)]
-        return sentences[-1] if sentences else f"{self.stage} said no."
+        """A gate's own words: what follows `<stage>: rejected.`."""
+        words = "\n".join(self._of_stage)
+        _, _, verdict = words.rpartition(f"{self.stage}: rejected. ")
+        return verdict or f"{self.stage} said no."
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def _version(path: Path) -> list[str]:
     version = _report(path)
     if not version:
         return []
-    return ["## Registered", _table(("", ""), [(key, _cell(str(version[key]))) for key in version])]
+    return ["## Registered", _table(("field", "value"), [(key, _cell(str(version[key]))) for key in version])]
 
 
 def _report(path: Path) -> dict[str, Any]:

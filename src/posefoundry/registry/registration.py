@@ -18,7 +18,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, sha256_of_file
 from posefoundry.registry import store
 from posefoundry.registry.lineage import lineage_tags
-from posefoundry.registry.versions import CANDIDATE, ModelVersion, list_versions, resolve
+from posefoundry.registry.versions import CANDIDATE, CHECKSUM_TAGS, ModelVersion, list_versions, resolve
 
 # What the shipped code needs to predict; the rest of posefoundry's dependencies stay at home.
 INFERENCE_REQUIREMENTS = (
@@ -72,6 +72,9 @@ def register_version(model_name: str, experiment: str, run_id: str, evidence: Ev
     Raises:
         PosefoundryError: An artifact is missing, or the saved model does not load and predict.
     """
+    for path in (evidence.weights, evidence.weights.with_suffix(".json"), evidence.onnx, evidence.example_image):
+        if not path.is_file():
+            raise PosefoundryError(f"{path}: expected this file to register, found none. Run the pipeline: dvc repro.")
     client = store.client()
     tags = _version_tags(run_id, evidence)
     entry = next((e for e in list_versions(model_name) if e.tags.get(REGISTRATION) == tags[REGISTRATION]), None)
@@ -97,9 +100,12 @@ def _version_tags(run_id: str, evidence: Evidence) -> dict[str, str]:
     decision, sidecar = read_json(evidence.decision), read_json(evidence.weights.with_suffix(".json"))
     info = sidecar.get("info", sidecar)
     checksums = {
-        "sha256.onnx": sha256_of_file(evidence.onnx),
-        "sha256.weights": sha256_of_file(evidence.weights),
-        "sha256.decision": sha256_of_file(evidence.decision),
+        CHECKSUM_TAGS[name]: sha256_of_file(path)
+        for name, path in {
+            "model.onnx": evidence.onnx,
+            "best.safetensors": evidence.weights,
+            "decision.json": evidence.decision,
+        }.items()
     }
     identity = json.dumps({"run": run_id, **checksums}, sort_keys=True)
     compared_with = decision.get("production_version")

@@ -27,6 +27,7 @@ MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 5000
 
 RESTORED_FROM = "restored_from"
+PROCESS = "process"
 
 
 class TrainingRun:
@@ -63,9 +64,10 @@ class TrainingRun:
         Raises:
             PosefoundryError: The tracking store cannot be reached.
         """
-        client = store.client()
-        all_tags = {**lineage_tags(), **_system_tags(), "stage": stage, **(tags or {})}
-        run = client.create_run(store.experiment_id(experiment), run_name=name, tags=_within_limits(all_tags))
+        client, experiment_id = store.client(), store.experiment_id(experiment)
+        _close_orphans(client, experiment_id)
+        all_tags = {**lineage_tags(), **_system_tags(), "stage": stage, PROCESS: _this_process(), **(tags or {})}
+        run = client.create_run(experiment_id, run_name=name, tags=_within_limits(all_tags))
         opened = cls(client, run.info.run_id, experiment, name, stage)
         _log_params(client, opened.run_id, params)
         return opened
@@ -228,6 +230,28 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = str(value)
     return flat
+
+
+def _this_process() -> str:
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _close_orphans(client: Any, experiment_id: str) -> None:
+    """Ends the runs of processes of this machine that were killed; without that they would look alive for ever."""
+    for run in client.search_runs([experiment_id], filter_string="attributes.status = 'RUNNING'"):
+        node, _, pid = run.data.tags.get(PROCESS, "").rpartition(":")
+        if node == platform.node() and not _is_alive(int(pid)):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _log_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:

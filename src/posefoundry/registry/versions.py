@@ -12,6 +12,13 @@ from posefoundry.registry import store
 
 CANDIDATE, PRODUCTION, PREVIOUS = "candidate", "production", "previous"
 
+# By which tag of a version an artifact is checked.
+CHECKSUM_TAGS = {
+    "model.onnx": "sha256.onnx",
+    "best.safetensors": "sha256.weights",
+    "decision.json": "sha256.decision",
+}
+
 
 @dataclass(frozen=True)
 class ModelVersion:
@@ -101,11 +108,6 @@ def production_weights(model_name: str, into: Path) -> ProductionModel | None:
     entry = resolve(model_name, number)
     weights = fetch_artifact(entry, "best.safetensors", into)
     fetch_artifact(entry, "best.json", into)
-    if (expected := entry.tags.get("sha256.weights")) and sha256_of_file(weights) != expected:
-        raise PosefoundryError(
-            f"{entry.uri}: expected weights with SHA-256 {expected}, got {sha256_of_file(weights)}. The artifact was "
-            "altered after it was registered; put another version into production or restore the artifact store."
-        )
     return ProductionModel(entry.version, weights)
 
 
@@ -124,7 +126,7 @@ def fetch_artifact(entry: ModelVersion, name: str, into: Path) -> Path:
     """Fetches one artifact of a version (model.onnx, best.safetensors, best.json, decision.json) into a folder.
 
     Raises:
-        PosefoundryError: The artifact is not there.
+        PosefoundryError: The artifact is not there, or is not the one that was registered.
     """
     into.mkdir(parents=True, exist_ok=True)
     with store.fluent() as mlflow:
@@ -132,10 +134,18 @@ def fetch_artifact(entry: ModelVersion, name: str, into: Path) -> Path:
             # Not MLflow's dst_path: it would keep the folders around the file.
             with tempfile.TemporaryDirectory(dir=into) as aside:
                 uri = f"{entry.uri}/artifacts/{name}"
-                fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside))
-                return fetched.replace(into / name)
+                fetched = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=aside)).replace(
+                    into / name
+                )
         except (mlflow.MlflowException, OSError) as error:
             raise PosefoundryError(
                 f"{entry.uri}: expected the artifact {name}, got: {str(error).splitlines()[0][:300]}. "
                 "It was registered by other means, or its artifact store is out of reach or was cleared."
             ) from None
+    expected = entry.tags.get(CHECKSUM_TAGS.get(name, ""))
+    if expected and sha256_of_file(fetched) != expected:
+        raise PosefoundryError(
+            f"{entry.uri}: expected {name} with SHA-256 {expected}, got {sha256_of_file(fetched)}. It was altered "
+            "after it was registered; restore the artifact store, or use another version."
+        )
+    return fetched

@@ -13,7 +13,8 @@ from posefoundry.datasets.coco import CocoKeypoints, SetAside, write_coco_keypoi
 from posefoundry.datasets.manifest import write_manifest
 from posefoundry.datasets.sources import Ingested, copy_coco, draw_synthetic
 from posefoundry.files import atomic_directory, write_json_atomic
-from posefoundry.stages.runner import die_with_parent, run_as_command
+from posefoundry.processes import die_with_parent
+from posefoundry.stages.runner import run_as_command
 
 
 def run(settings: Ingest, *, raw: Path, report: Path) -> None:

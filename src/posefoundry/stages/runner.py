@@ -1,10 +1,8 @@
 """How a stage becomes a command: arguments from its signature, parameters from its section, faults as messages."""
 
 import argparse
-import ctypes
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +28,6 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
     other stage that a further positional argument is named after, and one `--name PATH` for each keyword argument,
     which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by a gate.
     """
-    die_with_parent()
     for name, value in OFFLINE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     parser = argparse.ArgumentParser(prog=f"python -m posefoundry.stages.{stage}", description=run.__doc__)
@@ -57,10 +54,3 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
         sys.exit(PosefoundryError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def die_with_parent() -> None:
-    """Asks Linux to end this process when DVC is killed, so that no orphan writes into what the next run makes."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

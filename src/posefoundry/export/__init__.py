@@ -1,0 +1,1 @@
+"""What ships: the trained model as ONNX and TensorRT, and the proof that each computes what PyTorch does."""
