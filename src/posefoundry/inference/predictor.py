@@ -125,10 +125,7 @@ class Predictor:
     ) -> list[PoseResult]:
         """Turns decoded outputs (B, 4 + n_classes + K*V, A) into persons in pixels of the source images."""
         info = self.backend.info
-        if info.needs_nms:
-            keep = partial(non_max_suppression, iou=self.nms_iou)
-        else:
-            keep = partial(best_detections)
+        keep = partial(non_max_suppression, iou=self.nms_iou) if info.needs_nms else partial(best_detections)
         detections = keep(
             decoded,
             n_classes=info.n_classes,
