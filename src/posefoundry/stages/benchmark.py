@@ -29,7 +29,7 @@ from posefoundry.training.loop import uses_bf16
 REFERENCE = "pytorch-float32"
 RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}  # by the artifact's suffix
 MAX_IMAGES = 64
-TABLE_WIDTH = 110  # where there is no terminal to ask
+TABLE_WIDTH = 116  # where there is no terminal to ask
 
 Report = dict[str, Any]
 
@@ -49,6 +49,7 @@ def run(settings: Benchmark, *, raw: Path, weights: Path, artifacts: Path, repor
         "warmup_runs": settings.warmup_runs,
         "timed_runs": settings.timed_runs,
         "cpu": cpu_name(),
+        "cpu_load_before": os.getloadavg()[0],  # of other programs: well above 0, the figures are theirs too
         "software": software_versions("onnxruntime", "onnxruntime-gpu", "tensorrt"),
         "runtimes": {name: {"device": predictor.backend.device_name} for name, predictor in predictors.items()},
         "skipped": skipped,
