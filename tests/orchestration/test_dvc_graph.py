@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -239,4 +240,4 @@ def test_pipeline_of_the_product_is_read():
     stages = read_pipeline(repository)
     assert [stage.name for stage in stages] == list(yaml.safe_load((repository / "dvc.yaml").read_text())["stages"])
     assert all(stage.command.startswith(f"python -m posefoundry.stages.{stage.name} ") for stage in stages)
-    assert all(earlier.name in later.needs for earlier, later in zip(stages, stages[1:], strict=False))
+    assert all(earlier.name in later.needs for earlier, later in itertools.pairwise(stages))
