@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 @flow(name="promote")
-def promote(version: str, why: str, who: str, project: str | None = None) -> State:
+def promote(version: str | int, why: str, who: str, project: str | None = None) -> State:
     """Puts a version that passed its gate into production and keeps the one that was there as `previous`.
 
     Args:
@@ -32,7 +32,7 @@ def promote(version: str, why: str, who: str, project: str | None = None) -> Sta
     try:
         with contextlib.chdir(root):
             model_name = load_params(root / "params.yaml").register_.model_name
-            record = promotion.promote(model_name, version, why=why, who=who).record
+            record = promotion.promote(model_name, str(version), why=why, who=who).record
     except PosefoundryError as error:
         return Failed(name="Refused", message=str(error))
     for note in record.notes:

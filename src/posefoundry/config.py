@@ -74,13 +74,15 @@ class Validate(Section):
 
 
 class LossGains(Section):
-    """Weights of the five loss terms, as published for YOLOv8-pose."""
+    """Weights of the loss terms, as published; `dfl` is of yolov8 and yolo11, `l1` and `rle` are of yolo26."""
 
     box: NonNegativeFloat = 7.5
     cls: NonNegativeFloat = 0.5
     dfl: NonNegativeFloat = 1.5
     pose: NonNegativeFloat = 12.0
     kobj: NonNegativeFloat = 1.0
+    l1: NonNegativeFloat = 1.5
+    rle: NonNegativeFloat = 1.0
 
 
 class Augment(Section):
@@ -110,7 +112,7 @@ class Train(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
     seed: NonNegativeInt = 0
-    optimizer: Literal["adamw", "sgd"] = "sgd"
+    optimizer: Literal["adamw", "sgd", "musgd"] = "sgd"
     learning_rate: PositiveFloat = 0.01
     final_learning_rate_fraction: Fraction = 0.01
     schedule: Literal["cosine", "linear"] = "linear"

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from posefoundry.errors import PosefoundryError
 from posefoundry.inference import backends
 from posefoundry.inference.backends import OnnxBackend, TensorRtBackend, TorchBackend, load_backend
-from posefoundry.models import save_weights
+from posefoundry.models import build_model, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,42 @@ def test_weights_open_by_their_suffix(model, info, tmp_path, batch):
     backend = load_backend(tmp_path / "best.safetensors", device="cpu")
     assert backend.info == info and backend.device_name
     assert backend.infer(batch).shape == (2, 56, 8 * 12 + 4 * 6 + 2 * 3)
+
+
+@pytest.mark.parametrize("end2end", [True, False])
+def test_one_of_two_heads_is_chosen(make_info, tmp_path, batch, end2end):
+    torch.manual_seed(0)
+    two_heads = build_model("yolo26n-pose").eval()
+    save_weights(tmp_path / "best.safetensors", two_heads.state_dict(), make_info(two_heads), {})
+    backend = load_backend(tmp_path / "best.safetensors", device="cpu", end2end=end2end)
+    assert backend.info.end2end is end2end and backend.info.needs_nms is not end2end
+    with torch.no_grad():
+        heads = two_heads.heads(torch.from_numpy(batch))
+    scores = (heads.one_to_one if end2end else heads).scores.sigmoid()
+    np.testing.assert_allclose(backend.infer(batch)[:, 4:5], scores, atol=1e-5)
+
+
+def test_the_choice_of_a_head_travels_with_the_weights(make_info, tmp_path):
+    two_heads = build_model("yolo26n-pose")
+    info = replace(make_info(two_heads), end2end=False)
+    save_weights(tmp_path / "best.safetensors", two_heads.state_dict(), info, {})
+    assert load_backend(tmp_path / "best.safetensors", device="cpu").info.needs_nms
+    assert not load_backend(tmp_path / "best.safetensors", device="cpu", end2end=True).info.needs_nms
+
+
+def test_families_with_one_head_have_no_choice(model, info, tmp_path, batch):
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), info, {})
+    for end2end in (True, False):
+        backend = load_backend(tmp_path / "best.safetensors", device="cpu", end2end=end2end)
+        assert backend.info == info and backend.info.needs_nms
+
+
+def test_an_exported_model_has_the_head_it_has(info, tmp_path):
+    exported = replace(info, architecture="yolo26n-pose")
+    write_onnx(tmp_path / "model.onnx", as_metadata(exported))
+    assert not load_backend(tmp_path / "model.onnx", device="cpu", end2end=True).info.needs_nms
+    with pytest.raises(PosefoundryError, match="exported with end2end=False, got one with end2end=True"):
+        load_backend(tmp_path / "model.onnx", device="cpu", end2end=False)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from posefoundry.files import read_json
 from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.predictor import Predictor
-from posefoundry.models import build_model, load_model
+from posefoundry.models import build_model, load_model, save_weights
 from posefoundry.skeleton import COCO_SIGMAS
 
 
@@ -118,6 +118,17 @@ def test_models_without_nms_and_without_visibility(make_info, images):
     for result in predictor.predict(images):
         assert len(result) == 7 and result.keypoints_xyv.shape == (7, 4, 3)
         assert (result.keypoints_xyv[..., 2] == 1).all()
+
+
+def test_the_one_to_many_head_is_thinned_out(make_info, images, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("yolo26n-pose").eval()
+    save_weights(tmp_path / "best.safetensors", model.state_dict(), make_info(model), {})
+    found = {}
+    for nms_iou in (0.01, 1.0):
+        options = {"end2end": False, "confidence": 0, "nms_iou": nms_iou}
+        found[nms_iou] = len(Predictor.load(tmp_path / "best.safetensors", device="cpu", **options).predict(images)[5])
+    assert found[0.01] < found[1.0]
 
 
 def test_unreadable_images_are_named(model, info, tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -69,7 +70,9 @@ def test_ran_then_cached_then_restored(three_stages):
     assert three_stages.run("first")[0] is Outcome.RAN
     assert (three_stages.root / "first.out").read_text() == "other"
     (three_stages.root / "first.py").write_text(original)
-    assert three_stages.run("first")[0] is Outcome.RESTORED
+    outcome, lines = three_stages.run("first")
+    assert outcome is Outcome.RESTORED
+    assert lines == ["Stage 'first' is cached - skipping run, checking out outputs"]
     assert (three_stages.root / "first.out").read_text() == "first"
 
 
@@ -217,3 +220,24 @@ def test_locks_of_killed_processes_are_forgotten(toy):
         for process in (zombie, stranger, owner):
             process.kill()
             process.wait()
+
+
+def test_parameters_of_continuous_integration_are_valid_and_complete():
+    import yaml
+
+    from posefoundry.config import load_params
+
+    repository = Path(__file__).resolve().parents[2]
+    load_params(repository / "infra" / "ci-params.yaml")
+    small, full = (yaml.safe_load((repository / name).read_text()) for name in ("infra/ci-params.yaml", "params.yaml"))
+    assert small.keys() == full.keys()
+
+
+def test_pipeline_of_the_product_is_read():
+    import yaml
+
+    repository = Path(__file__).resolve().parents[2]
+    stages = read_pipeline(repository)
+    assert [stage.name for stage in stages] == list(yaml.safe_load((repository / "dvc.yaml").read_text())["stages"])
+    assert all(stage.command.startswith(f"python -m posefoundry.stages.{stage.name} ") for stage in stages)
+    assert all(earlier.name in later.needs for earlier, later in itertools.pairwise(stages))

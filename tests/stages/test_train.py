@@ -44,7 +44,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"convert": {"outs": [
         {"path": "data/yolo", "md5": "0123456789abcdef0123456789abcdef.dir"}
     ]}}}))  # fmt: skip
-    for command in (["init", "-q"], ["add", "dvc.yaml"], ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "x"]):
+    for command in (
+        ["init", "-q"],
+        ["add", "dvc.yaml"],
+        ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "x"],
+    ):
         subprocess.run(["git", *command], cwd=root, check=True)
     (root / "checks.json").write_text('{"passed": true}')
     result = run_stage(root, SETTINGS["train"] | {"processes": 2})

@@ -2,8 +2,22 @@
 
 import torch
 
-from posefoundry.training.assigner import CANDIDATES_PER_PERSON, assign
+from posefoundry.training.assigner import Assignment, assign, centres_inside, on_fitting_levels
 from posefoundry.training.boxes import complete_iou
+
+KEEP_BEST = 10
+
+
+def assigned(s: dict[str, torch.Tensor], min_side_px: float = 8, then_single: bool = False) -> Assignment:
+    """Assigns a scene by CIoU."""
+    return assign(
+        s["scores"],
+        complete_iou(s["boxes_xyxy"][:, :, None], s["predicted_boxes_xyxy"][:, None]),
+        centres_inside(s["anchor_points_xy"], s["boxes_xyxy"], min_side_px) & s["is_person"][..., None],
+        s["class_ids"],
+        keep_best=KEEP_BEST,
+        then_single=then_single,
+    )
 
 
 def scene(seed: int, n_persons: int = 4, n_classes: int = 2) -> dict[str, torch.Tensor]:
@@ -36,7 +50,7 @@ def by_definition(s: dict[str, torch.Tensor]) -> tuple[dict[int, int], dict[int,
             iou = complete_iou(s["boxes_xyxy"][0, person], s["predicted_boxes_xyxy"][0, anchor]).clamp(min=0)
             score = s["scores"][0, anchor, s["class_ids"][0, person]]
             overlap[person, anchor], metric[person, anchor] = iou.item(), (score**0.5 * iou**6).item()
-        best = sorted(inside, key=lambda a: -metric[person, a])[:CANDIDATES_PER_PERSON]
+        best = sorted(inside, key=lambda a: -metric[person, a])[:KEEP_BEST]
         for anchor in best:
             wanted_by.setdefault(anchor, []).append(person)
     owner = {}
@@ -55,7 +69,7 @@ def test_equals_the_definition() -> None:
     contested = 0
     for seed in range(20):
         s = scene(seed)
-        result = assign(**s, min_side_px=8)
+        result = assigned(s)
         owner, target = by_definition(s)
         # Among candidates that do not overlap at all, any may fill a person's ten.
         overlapping = sorted(anchor for anchor in owner if target[anchor] > 0)
@@ -75,5 +89,42 @@ def test_equals_the_definition() -> None:
 def test_a_person_smaller_than_a_cell_finds_an_anchor() -> None:
     s = scene(0, n_persons=2)
     s["boxes_xyxy"][0, 0] = torch.tensor([41.0, 41.0, 43.0, 43.0])  # between the anchor centres at 36 and 44
-    assert not assign(**s, min_side_px=1).is_positive.any()
-    assert assign(**s, min_side_px=16).is_positive.any()
+    assert not assigned(s, min_side_px=1).is_positive.any()
+    assert assigned(s, min_side_px=16).is_positive.any()
+
+
+def test_a_single_anchor_is_the_best_of_the_many() -> None:
+    for seed in range(20):
+        s = scene(seed, n_classes=1)
+        many, single = assigned(s), assigned(s, then_single=True)
+        for person in range(3):
+            own_of_many = (many.person_index == person) & many.is_positive
+            own = (single.person_index == person) & single.is_positive
+            assert own.sum() == min(1, own_of_many.sum())
+            if own.any():
+                scores_of_many = torch.where(own_of_many, many.scores[..., 0], -1)
+                assert own.nonzero()[0, 1] == scores_of_many.argmax()
+        assert single.is_positive.sum() == (single.scores > 0).sum()
+
+
+def test_levels_are_chosen_by_the_persons_size() -> None:
+    strides = torch.tensor([8.0, 16.0, 32.0])
+    everywhere = torch.ones(1, 6, 3, dtype=torch.bool)
+    sides_px = torch.tensor([4.0, 31.0, 40.0, 80.0, 100.0, 1000.0])  # roots of the boxes' areas
+    boxes = torch.stack([torch.zeros(6), torch.zeros(6), sides_px * 2, sides_px / 2], -1)[None]
+    levels = on_fitting_levels(everywhere, boxes, strides, (8, 16, 32))
+    # By hand: 8 px takes up to 96, 16 px from 32 to 192, 32 px from 64.
+    assert levels[0].tolist() == [
+        [True, False, False],
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+        [False, True, True],
+        [False, False, True],
+    ]
+
+
+def test_a_person_without_a_candidate_on_its_level_keeps_what_it_has() -> None:
+    candidates = torch.tensor([[[False, False, True]]])  # a small person, but only the coarse level has a centre in it
+    boxes = torch.tensor([[[0.0, 0.0, 20.0, 20.0]]])
+    assert on_fitting_levels(candidates, boxes, torch.tensor([8.0, 16.0, 32.0]), (8, 16, 32)).equal(candidates)

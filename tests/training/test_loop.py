@@ -12,7 +12,7 @@ from posefoundry.models import PoseModel, build_model
 from posefoundry.training.data import TrainingImages, training_loader
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loop import Trainer
-from posefoundry.training.losses import PoseCriterion
+from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import FileLog, Observer
 
 ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
@@ -35,13 +35,7 @@ def trainer_on(people: Path, settings: Train, *observers: Observer) -> Trainer:
     spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
     torch.manual_seed(settings.seed)
     model = build_model(settings.model)
-    criterion = PoseCriterion(
-        n_classes=1,
-        kpt_shape=spec.kpt_shape,
-        sigmas=spec.skeleton.sigmas,
-        strides_px=model.strides,
-        gains=settings.loss,
-    )
+    criterion = build_criterion(model, spec.skeleton, settings)
     loader = training_loader(TrainingImages(spec, settings), settings, 0, ALONE.device)
     return Trainer(model, settings, criterion, loader, ALONE, observers)
 
@@ -63,6 +57,29 @@ def test_learns_and_validates_when_due(people: Path, settings: Train) -> None:
     assert recorder.epochs[1]["val_oks_ap"] == 0.5
     assert "val_oks_ap" not in recorder.epochs[0]
     assert recorder.losses[-1] < 0.8 * recorder.losses[0]
+
+
+# Steps of the kind that each optimiser takes in a training from scratch.
+OPTIMISERS = {"adamw": 0.002, "sgd": 0.03, "musgd": 0.02}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMISERS)
+@pytest.mark.parametrize("model", ["yolov8n-pose", "yolo11n-pose", "yolo26n-pose"])
+def test_each_family_learns_by_each_optimiser(people: Path, settings: Train, model: str, optimizer: str) -> None:
+    changes = {"model": model, "optimizer": optimizer, "learning_rate": OPTIMISERS[optimizer], "epochs": 6}
+    recorder = Recorder()
+    trainer = trainer_on(people, settings.model_copy(update=changes), recorder)
+    train(trainer)
+    first, last = recorder.losses[:3], recorder.losses[-3:]
+    assert sum(last) < 0.9 * sum(first)
+    assert recorder.epochs[-1]["loss_pose"] < recorder.epochs[0]["loss_pose"]
+    assert all(value.isfinite().all() for value in trainer.average.model.state_dict().values())
+
+
+def test_criterion_hears_of_each_epoch(people: Path, settings: Train) -> None:
+    trainer = trainer_on(people, settings.model_copy(update={"model": "yolo26n-pose", "epochs": 2}))
+    train(trainer)
+    assert trainer.criterion.one_to_many_weight == pytest.approx(0.1)
 
 
 def test_same_seed_same_weights_other_seed_others(people: Path, settings: Train) -> None:
@@ -92,6 +109,13 @@ def test_divergence_names_step_and_term(people: Path, settings: Train) -> None:
     with torch.no_grad():
         trainer.model.model[0].conv.weight.fill_(float("nan"))
     with pytest.raises(PosefoundryError, match=r"diverged in step 0: .*train\.learning_rate"):
+        train(trainer)
+
+
+def test_a_gradient_that_is_not_finite_is_named(people: Path, settings: Train) -> None:
+    trainer = trainer_on(people, settings.model_copy(update={"epochs": 1, "warmup_epochs": 0}))
+    trainer.model.model[0].conv.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(PosefoundryError, match="diverged in step 0: the gradient is not finite"):
         train(trainer)
 
 

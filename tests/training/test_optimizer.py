@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from posefoundry.config import Train
+from posefoundry.models import build_model
+from posefoundry.training.musgd import MuSGD
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
 
 
@@ -56,3 +58,20 @@ def test_average_follows_its_formula() -> None:
     torch.testing.assert_close(average.model.weight, expected, check_stride=False)
     assert average.model.num_batches_tracked == 3
     assert not average.model.weight.requires_grad
+
+
+def test_class_branches_of_both_heads_learn_three_times_as_fast_by_musgd() -> None:
+    model = build_model("yolo26n-pose")
+    optimizer = build_optimizer(model, settings(optimizer="musgd"))
+    assert isinstance(optimizer, MuSGD)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    scales = {names[id(p)]: group["rate_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert scales.keys() == set(names.values())
+    for name, scale in scales.items():
+        assert scale == (3 if name.startswith(("model.23.cv3.", "model.23.one2one_cv3.")) else 1), name
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_other_optimisers_have_one_rate(kind: str) -> None:
+    optimizer = build_optimizer(build_model("yolo26n-pose"), settings(optimizer=kind))
+    assert {group["rate_scale"] for group in optimizer.param_groups} == {1}

@@ -12,7 +12,6 @@ from posefoundry.evaluation.oks import Evaluation, OksEvaluator, to_coco_results
 from posefoundry.evaluation.passport import conditions_of_test, software_versions
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.predictor import Predictor
-from posefoundry.models import needs_nms
 
 Progress = Callable[[int, int], None]
 
@@ -98,7 +97,7 @@ def judge(
     passport = {
         **conditions_of_test(annotations, list(paths.values()), settings, truth.skeleton.sigmas),
         "model": info.architecture,
-        "head": "several boxes a person, thinned out by NMS" if needs_nms(info.architecture) else "one box a person",
+        "head": "several boxes a person, thinned out by NMS" if info.needs_nms else "one box a person",
         "input_size_px": predictor.image_size_px,
         **origin,
         "device": predictor.backend.device_name,

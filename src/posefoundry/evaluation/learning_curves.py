@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-LOSSES = ("loss_box", "loss_pose", "loss_kobj", "loss_cls", "loss_dfl")
 METRICS = {"val_oks_ap": "OKS AP", "val_oks_ap50": "OKS AP50", "val_oks_ap75": "OKS AP75", "val_box_ap": "box AP"}
 
 
@@ -23,7 +22,8 @@ def plot_learning_curves(epochs: Sequence[dict[str, float | None]], path: Path) 
 
     figure, (loss_axes, metric_axes, rate_axes) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     numbers = [row["epoch"] for row in epochs]
-    for name in LOSSES:
+    terms = [name for name in epochs[0] if name.startswith("loss_") and name != "loss_total"]
+    for name in terms:
         loss_axes.plot(numbers, [row[name] for row in epochs], marker=".", label=name.removeprefix("loss_"))
     loss_axes.set(title="Training loss, gains included", xlabel="epoch", yscale="log")
     for name, label in METRICS.items():

@@ -14,7 +14,7 @@ import torch
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
-from posefoundry.models import ModelInfo, PoseModel, load_model
+from posefoundry.models import ModelInfo, PoseModel, load_model, needs_nms
 from posefoundry.models.weights import CHECKPOINT_SUFFIXES
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -190,7 +190,9 @@ class TensorRtBackend:
             return decoded.cpu().numpy()
 
 
-def load_backend(path: Path, device: str = "auto", threads: int = 0, precision: str = "float32") -> Backend:
+def load_backend(
+    path: Path, device: str = "auto", threads: int = 0, precision: str = "float32", end2end: bool | None = None
+) -> Backend:
     """Opens weights (`.safetensors`, `.pt`), an ONNX model (`.onnx`) or a TensorRT engine (`.engine`).
 
     Args:
@@ -198,20 +200,32 @@ def load_backend(path: Path, device: str = "auto", threads: int = 0, precision: 
         device: `auto`, `cpu`, `cuda`...
         threads: CPU threads; 0 leaves the choice to the runtime.
         precision: Of weights; an ONNX model or an engine has its own from its export.
+        end2end: Of weights with two heads, whether to use the one without NMS; None: as the file says. An ONNX model
+            or an engine holds the head that it was exported with.
 
     Raises:
         PosefoundryError: The file cannot be opened here; the message says what is missing.
     """
     match path.suffix:
         case ".onnx":
-            return OnnxBackend(path, device=device, threads=threads)
+            return _with_head(OnnxBackend(path, device=device, threads=threads), end2end, path)
         case ".engine":
-            return TensorRtBackend(path, device=device)
+            return _with_head(TensorRtBackend(path, device=device), end2end, path)
         case ".safetensors" | ".pt" | ".pth":
-            model, info = load_model(path)
+            model, info = load_model(path, end2end=end2end)
             return TorchBackend(model, info, device=device, precision=precision, threads=threads)
     known = (".safetensors", *CHECKPOINT_SUFFIXES, ".onnx", ".engine")
     raise PosefoundryError(f"{path}: expected a model file ({', '.join(known)}), got {path.name!r}.")
+
+
+def _with_head(backend: Backend, end2end: bool | None, path: Path) -> Backend:
+    has_both = not needs_nms(backend.info.architecture)
+    if has_both and end2end is not None and end2end != backend.info.end2end:
+        raise PosefoundryError(
+            f"{path}: expected a model exported with end2end={end2end}, got one with end2end={backend.info.end2end}. "
+            "Export it again, or use the weights."
+        )
+    return backend
 
 
 def info_from_metadata(metadata: Mapping[str, str], path: Path) -> ModelInfo:

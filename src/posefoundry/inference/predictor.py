@@ -15,7 +15,6 @@ from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.letterbox import Letterbox, input_size_hw, letterbox
 from posefoundry.inference.postprocess import best_detections, non_max_suppression
 from posefoundry.inference.results import PoseResult
-from posefoundry.models import needs_nms
 
 # Images of many shapes wait for others of theirs; with this many waiting the fullest group goes first.
 MAX_WAITING_BATCHES = 8
@@ -67,10 +66,17 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, path: Path, *, device: str = "auto", threads: int = 0, precision: str = "float32", **settings: Any
+        cls,
+        path: Path,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        precision: str = "float32",
+        end2end: bool | None = None,
+        **settings: Any,
     ) -> Self:
         """Opens a model file, see `load_backend`; `settings` are those of the class."""
-        return cls(load_backend(path, device=device, threads=threads, precision=precision), **settings)
+        return cls(load_backend(path, device, threads, precision, end2end), **settings)
 
     def predict(
         self,
@@ -119,10 +125,7 @@ class Predictor:
     ) -> list[PoseResult]:
         """Turns decoded outputs (B, 4 + n_classes + K*V, A) into persons in pixels of the source images."""
         info = self.backend.info
-        if needs_nms(info.architecture):
-            keep = partial(non_max_suppression, iou=self.nms_iou)
-        else:
-            keep = partial(best_detections)
+        keep = partial(non_max_suppression, iou=self.nms_iou) if info.needs_nms else partial(best_detections)
         detections = keep(
             decoded,
             n_classes=info.n_classes,

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+INITIAL_GAIN = 0.01
+
 
 class RealNVP(nn.Module):
     """Six affine couplings on 2-D points (Dinh et al. 2017, arXiv:1605.08803). Used in training only.
@@ -22,6 +24,11 @@ class RealNVP(nn.Module):
         self.register_buffer("mask", torch.tensor([[0.0, 1.0], [1.0, 0.0]] * (couplings // 2)))
         self.s = nn.ModuleList(nn.Sequential(*_layers(hidden), nn.Tanh()) for _ in range(couplings))
         self.t = nn.ModuleList(nn.Sequential(*_layers(hidden)) for _ in range(couplings))
+        # As in the authors' code the flow begins next to the identity, so that far errors of an untrained model, up to
+        # 100 standard deviations, don't grow from coupling to coupling.
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight, gain=INITIAL_GAIN)
 
     def log_prob(self, points: Tensor) -> Tensor:
         """Returns the log density (N,) of points (N, 2)."""

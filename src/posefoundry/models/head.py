@@ -68,6 +68,9 @@ class PoseHead(nn.Module):
 
     With `form.one_to_one` all branches exist twice; the second set, prefixed `one2one_`, reads detached features, so
     that only the one-to-many head shapes the backbone.
+
+    Attributes:
+        end2end: Of two heads, whether inference reads the one-to-one head.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class PoseHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.strides, self.n_classes, self.kpt_shape, self.form = strides, n_classes, kpt_shape, form
+        self.end2end = True
+        self._prefixes = ("", "one2one_") if form.one_to_one else ("",)
         n_keypoints, values = kpt_shape
         box_hidden = max(16, channels[0] // 4, 4 * form.bins)
         class_hidden = max(channels[0], min(n_classes, 100))
         point_hidden = max(channels[0] // 4, n_keypoints * (values + (2 if form.one_to_one else 0)))
         class_branch = _depthwise_branch if form.depthwise_classes else _branch
-        for prefix in ("", "one2one_") if form.one_to_one else ("",):
+        for prefix in self._prefixes:
             add = partial(self._add, prefix)
             add("cv2", [_branch(c, box_hidden, 4 * form.bins) for c in channels])
             add("cv3", [class_branch(c, class_hidden, n_classes) for c in channels])
@@ -105,16 +110,17 @@ class PoseHead(nn.Module):
         return output
 
     def predict(self, features: list[Tensor]) -> HeadOutput:
-        """Returns what inference decodes: for yolo26 the one-to-one head alone, without sigmas."""
-        return self._run("one2one_" if self.form.one_to_one else "", features, with_sigmas=False)
+        """Returns what inference decodes: for yolo26 one head alone, by `end2end`, without sigmas."""
+        one_to_one = self.form.one_to_one and self.end2end
+        return self._run("one2one_" if one_to_one else "", features, with_sigmas=False)
 
     def decode(self, output: HeadOutput) -> Tensor:
         """Turns raw outputs into (B, 4 + n_classes + K*V, A) float32.
 
         Rows: box centre x, y, width, height in pixels of the model's input; class scores after sigmoid; keypoints as
-        x px, y px and visibility after sigmoid. Of a yolo26 output that holds both heads, the one-to-one is decoded.
+        x px, y px and visibility after sigmoid. Of a yolo26 output that holds both heads, the one in use is decoded.
         """
-        output = output.one_to_one or output
+        output = (self.end2end and output.one_to_one) or output
         anchors_xy = output.anchor_points_xy.T  # (2, A)
         strides_px = output.anchor_strides_px.T  # (1, A)
         boxes = output.boxes.float()
@@ -129,11 +135,17 @@ class PoseHead(nn.Module):
         return torch.cat((boxes_px, output.scores.float().sigmoid(), points.flatten(1, 2)), dim=1)
 
     def drop_training_parts(self) -> None:
-        """Removes what only training reads: the one-to-many branches, the sigmas and the flow."""
+        """Removes what only training reads: the branches of the head not in use, the sigmas and the flow."""
         if self.form.one_to_one:
-            for name in ("cv2", "cv3", "cv4", "cv4_kpts", "cv4_sigma", "one2one_cv4_sigma", "flow_model"):
+            unused = "" if self.end2end else "one2one_"
+            branches = [unused + name for name in ("cv2", "cv3", "cv4", "cv4_kpts")]
+            for name in (*branches, "cv4_sigma", "one2one_cv4_sigma", "flow_model"):
                 if hasattr(self, name):
                     delattr(self, name)
+
+    def class_branches(self) -> nn.ModuleList:
+        """Returns the branches that tell classes, of both heads in yolo26."""
+        return nn.ModuleList(getattr(self, prefix + "cv3") for prefix in self._prefixes)
 
     def last_convolutions(self) -> list[nn.Conv2d]:
         """Returns the convolutions that write the outputs; they run in float32 even where the rest doesn't."""
@@ -164,7 +176,7 @@ class PoseHead(nn.Module):
 
     @torch.no_grad()
     def _set_initial_biases(self) -> None:
-        for prefix in ("", "one2one_") if self.form.one_to_one else ("",):
+        for prefix in self._prefixes:
             boxes, classes = getattr(self, f"{prefix}cv2"), getattr(self, f"{prefix}cv3")
             for box_branch, class_branch, stride in zip(boxes, classes, self.strides, strict=True):
                 cells = (CLASS_PRIOR_IMAGE_SIZE_PX / stride) ** 2

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posefoundry.errors import PosefoundryError
+from posefoundry.models.families import needs_nms
 from posefoundry.skeleton import Skeleton
 
 
@@ -19,6 +20,7 @@ class ModelInfo:
         skeleton: Names, edges, flip partners and sigmas of the K keypoints.
         stride_px: Sides of the model's input are multiples of this.
         image_size_px: Long side of the images it was trained on.
+        end2end: Of a model with both heads, whether the one in use is the one that names each person once.
     """
 
     architecture: str
@@ -28,6 +30,7 @@ class ModelInfo:
     skeleton: Skeleton
     stride_px: int
     image_size_px: int
+    end2end: bool = True
 
     def __post_init__(self) -> None:
         if len(self.category_ids) != len(self.class_names):
@@ -44,6 +47,11 @@ class ModelInfo:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def needs_nms(self) -> bool:
+        """Whether the outputs hold several boxes a person, which non-maximum suppression thins out."""
+        return needs_nms(self.architecture) or not self.end2end
+
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON; `from_dict` reads them back."""
         return {
@@ -54,6 +62,7 @@ class ModelInfo:
             "skeleton": self.skeleton.to_dict(),
             "stride_px": self.stride_px,
             "image_size_px": self.image_size_px,
+            "end2end": self.end2end,
         }
 
     @classmethod
@@ -72,6 +81,7 @@ class ModelInfo:
                 skeleton=Skeleton.from_dict(content["skeleton"]),
                 stride_px=int(content["stride_px"]),
                 image_size_px=int(content["image_size_px"]),
+                end2end=bool(content.get("end2end", True)),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PosefoundryError(

@@ -3,7 +3,7 @@
 Neither form can run code: safetensors holds nothing but tensors, and `pickle_reader` treats a checkpoint as data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,16 @@ def save_weights(path: Path, state_dict: dict[str, Tensor], info: ModelInfo, ext
     write_json_atomic(path.with_suffix(".json"), {**info.to_dict(), "sha256": sha256_of_file(path), "extra": extra})
 
 
-def load_model(path: Path, *, device: str | torch.device = "cpu") -> tuple[PoseModel, ModelInfo]:
+def load_model(
+    path: Path, *, device: str | torch.device = "cpu", end2end: bool | None = None
+) -> tuple[PoseModel, ModelInfo]:
     """Loads a model in evaluation mode, in float32.
 
     Args:
         path: Our `.safetensors` with its sidecar, or a published `.pt`, of which nothing is executed.
         device: Where the weights go.
+        end2end: Of a model with two heads, whether to use the one without NMS; None: as the file says. Without effect
+            on the other families.
 
     Raises:
         PosefoundryError: The file is missing, damaged, asks for code to be run, or holds another model than it says.
@@ -90,6 +94,9 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> tuple[PoseM
     if faults:
         raise PosefoundryError(f"{path}: expected the weights of {info.architecture}, got {faults}.")
     model.load_state_dict(state_dict)  # copies into float32, whatever the file has
+    if end2end is not None and model.head.form.one_to_one:
+        info = replace(info, end2end=end2end)
+    model.head.end2end = info.end2end
     return model.to(device).eval(), info
 
 

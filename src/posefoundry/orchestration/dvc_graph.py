@@ -210,10 +210,10 @@ class _Transcript:
             self.exit_status = int(failure["status"])
         if self.outcome is None:
             self.outcome = self._outcome_in(line)
+        elif line in _EPILOGUE:
+            self._is_over = True
         elif self.outcome is Outcome.RAN and not line.startswith(("> ", "ERROR: ")):
-            self._is_over = line in _EPILOGUE
-            if not self._is_over:
-                self._of_stage.append(line)
+            self._of_stage.append(line)
         return not self._is_over
 
     def _outcome_in(self, line: str) -> Outcome | None:

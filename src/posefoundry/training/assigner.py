@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posefoundry.training.boxes import complete_iou
-
-CANDIDATES_PER_PERSON = 10
 SCORE_EXPONENT = 0.5
 OVERLAP_EXPONENT = 6.0
+STRIDES_IN_PERSON = (2.0, 12.0)
 EPSILON = 1e-9
 
 
@@ -28,43 +26,41 @@ class Assignment:
 @torch.no_grad()
 def assign(
     scores: Tensor,
-    predicted_boxes_xyxy: Tensor,
-    anchor_points_xy: Tensor,
+    overlaps: Tensor,
+    candidates: Tensor,
     class_ids: Tensor,
-    boxes_xyxy: Tensor,
-    is_person: Tensor,
-    min_side_px: float,
+    *,
+    keep_best: int,
+    then_single: bool = False,
 ) -> Assignment:
     """Assigns anchors to persons by how well they already score and overlap.
 
-    Candidates are anchors whose centre lies in the box; each person keeps the ten with the highest
-    score^0.5 * CIoU^6, and an anchor that several persons want goes to the one that it overlaps most.
+    Each person wants those of its candidates with the highest score^0.5 * overlap^6, and an anchor that several
+    persons want goes to the one that it overlaps most.
 
     Args:
         scores: (B, A, C) class probabilities.
-        predicted_boxes_xyxy: (B, A, 4) px.
-        anchor_points_xy: (A, 2) px.
+        overlaps: (B, M, A) of each anchor's prediction with each person; what is below 0 counts as 0.
+        candidates: (B, M, A) bool: the anchors that may learn a person.
         class_ids: (B, M).
-        boxes_xyxy: (B, M, 4) px.
-        is_person: (B, M) bool, False for padding.
-        min_side_px: Boxes with a side below this are widened to it when candidates are sought, so that a
-            person smaller than a cell finds an anchor.
+        keep_best: Anchors that a person wants.
+        then_single: Of the anchors that a person got, it keeps only the best.
     """
     n_images, n_anchors, n_classes = scores.shape
-    candidates = _centre_inside(anchor_points_xy, boxes_xyxy, min_side_px) & is_person[..., None]  # (B, M, A)
-
-    overlaps = complete_iou(boxes_xyxy[:, :, None], predicted_boxes_xyxy[:, None]).clamp_(min=0)  # (B, M, A)
-    overlaps = overlaps.masked_fill_(~candidates, -1)  # below the 0 of a candidate that does not overlap yet
+    overlaps = overlaps.clamp(min=0).masked_fill_(~candidates, -1)  # a candidate is above what isn't, even at 0
     own_class = class_ids[..., None].expand(-1, -1, n_anchors)
     own_scores = scores.transpose(1, 2).gather(1, own_class)  # (B, M, A)
     metric = own_scores.pow(SCORE_EXPONENT) * overlaps.pow(OVERLAP_EXPONENT)
     metric = metric.masked_fill_(~candidates, -1)
 
-    best = metric.topk(min(CANDIDATES_PER_PERSON, n_anchors), dim=-1).indices
+    best = metric.topk(min(keep_best, n_anchors), dim=-1).indices
     wanted = torch.zeros_like(candidates).scatter_(-1, best, True) & candidates
     contested = (wanted.sum(1, keepdim=True) > 1) & wanted
     winner = torch.zeros_like(wanted).scatter_(1, overlaps.argmax(1, keepdim=True), True)
     wanted = torch.where(contested.any(1, keepdim=True), winner & wanted.any(1, keepdim=True), wanted)
+    if then_single:
+        best = metric.masked_fill(~wanted, -1).argmax(-1, keepdim=True)
+        wanted &= torch.zeros_like(wanted).scatter_(-1, best, True)
 
     is_positive = wanted.any(1)
     person_index = wanted.to(torch.uint8).argmax(1)
@@ -81,9 +77,41 @@ def assign(
     return Assignment(is_positive=is_positive, person_index=person_index, scores=target_scores)
 
 
-def _centre_inside(points_xy: Tensor, boxes_xyxy: Tensor, min_side_px: float) -> Tensor:
-    """Returns (B, M, A): the anchor's centre lies strictly inside the box, widened to the least side."""
+def centres_inside(points_xy: Tensor, boxes_xyxy: Tensor, min_side_px: float) -> Tensor:
+    """Tells which anchors' centres (A, 2) lie strictly inside which boxes (B, M, 4), in pixels.
+
+    Args:
+        points_xy: Centres.
+        boxes_xyxy: Boxes.
+        min_side_px: Boxes with a side below this are widened to it, so that a person smaller than a cell finds an
+            anchor.
+
+    Returns:
+        (B, M, A) bool.
+    """
     centre_xy = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
     half_wh = ((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=min_side_px)) / 2
     distance = (points_xy - centre_xy[..., None, :]).abs()
     return (half_wh[..., None, :] - distance > EPSILON).all(-1)
+
+
+def on_fitting_levels(
+    candidates: Tensor, boxes_xyxy: Tensor, anchor_strides_px: Tensor, strides_px: tuple[int, ...]
+) -> Tensor:
+    """Keeps the candidates whose level suits the person's size: 2 to 12 of its strides fit the root of the box's area.
+
+    The finest level takes all that is smaller, the coarsest all that is larger. A person without any candidate left
+    keeps those that it had.
+
+    Args:
+        candidates: (B, M, A) bool.
+        boxes_xyxy: (B, M, 4) px.
+        anchor_strides_px: (A,).
+        strides_px: Strides of the levels.
+    """
+    lowest, highest = (torch.full_like(anchor_strides_px, n) for n in STRIDES_IN_PERSON)
+    lowest[anchor_strides_px == min(strides_px)] = 0
+    highest[anchor_strides_px == max(strides_px)] = torch.inf
+    side_px = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1).sqrt()[..., None]  # (B, M, 1)
+    fitting = candidates & (side_px >= lowest * anchor_strides_px) & (side_px <= highest * anchor_strides_px)
+    return torch.where(fitting.any(-1, keepdim=True), fitting, candidates)

@@ -15,7 +15,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
 from posefoundry.training.distributed import ProcessGroup
-from posefoundry.training.losses import LOSS_TERMS, PoseCriterion
+from posefoundry.training.losses import Criterion
 from posefoundry.training.observer import Observer
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
 
@@ -42,7 +42,7 @@ class Trainer:
         self,
         model: PoseModel,
         settings: Train,
-        criterion: PoseCriterion,
+        criterion: Criterion,
         loader: DataLoader[Batch],
         group: ProcessGroup,
         observers: Sequence[Observer] = (),
@@ -93,6 +93,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> Metrics:
         self.loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        self.criterion.start_epoch(epoch)
         self._prepare_modules()
         seen: list[dict[str, float]] = []
         waiting = _Stopwatch()
@@ -119,7 +120,7 @@ class Trainer:
         batch = batch.to(device)
         learning_rate = learning_rate_at(self.step, len(self.loader), self.settings)
         for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate
+            parameters["lr"] = learning_rate * parameters["rate_scale"]
         images = batch.images.to(memory_format=torch.channels_last, dtype=torch.float32).div_(255)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_to_bf16):
             output = self.forward(images)
@@ -130,7 +131,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.model)
-        shares = torch.stack([*(loss.terms[name] for name in LOSS_TERMS), loss.n_positive_anchors.float()])
+        shares = torch.stack([*(loss.terms[name] for name in self.criterion.terms), loss.n_positive_anchors.float()])
         self._unread.append((self.step, learning_rate, torch.cat([self.group.sum(shares), norm[None]])))
         self.step += 1
 
@@ -148,14 +149,16 @@ class Trainer:
         rows = torch.stack([numbers for _, _, numbers in self._unread]).tolist()
         steps = []
         for (step, learning_rate, _), row in zip(self._unread, rows, strict=True):
-            terms = dict(zip(LOSS_TERMS, row, strict=False))
+            terms = dict(zip(self.criterion.terms, row, strict=False))
             values = {f"loss_{name}": value for name, value in terms.items()}
             values["loss_total"] = sum(terms.values())
             values |= {"positive_anchors": row[-2], "gradient_norm": row[-1], "lr": learning_rate}
-            broken = [name for name, value in terms.items() if not math.isfinite(value)]
+            broken = [f"the loss term {name}" for name, value in terms.items() if not math.isfinite(value)]
+            if not math.isfinite(row[-1]):
+                broken.append("the gradient")
             if broken:
                 raise PosefoundryError(
-                    f"Training diverged in step {step}: the loss term {' and '.join(broken)} is not finite. Lower "
+                    f"Training diverged in step {step}: {' and '.join(broken)} is not finite. Lower "
                     "train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
                 )
             for observer in self.observers:

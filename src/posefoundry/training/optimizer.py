@@ -2,35 +2,56 @@
 
 import copy
 import math
+from collections import defaultdict
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
 from posefoundry.config import Train
+from posefoundry.models import PoseModel
+from posefoundry.training.musgd import MuSGD
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+CLASS_RATE_SCALE = 3.0  # as published for MuSGD
 
-def build_optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """Builds AdamW or SGD with Nesterov momentum; weight decay touches weights alone, not biases or normalisation."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+
+def build_optimizer(model: PoseModel, settings: Train) -> torch.optim.Optimizer:
+    """Builds AdamW, SGD with Nesterov momentum or MuSGD.
+
+    Weight decay touches weights alone, not biases or normalisation. In MuSGD the class branches learn three times as
+    fast: a group's `rate_scale` says by what the learning rate is to be multiplied.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
+    fast = set(model.head.class_branches().parameters()) if settings.optimizer == "musgd" else set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             is_weight = name == "weight" and not isinstance(module, nn.modules.batchnorm._BatchNorm)
-            (decayed if is_weight else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+            groups[is_weight, CLASS_RATE_SCALE if parameter in fast else 1.0].append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if is_weight else 0.0,
+            "lr": settings.learning_rate * rate_scale,
+            "rate_scale": rate_scale,
+        }
+        for (is_weight, rate_scale), parameters in groups.items()
     ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.momentum, 0.999), foreach=True)
-    return torch.optim.SGD(
-        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0, foreach=True
-    )
+    match settings.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(
+                described, lr=settings.learning_rate, betas=(settings.momentum, 0.999), foreach=True
+            )
+        case "sgd":
+            nesterov = settings.momentum > 0
+            return torch.optim.SGD(
+                described, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, foreach=True
+            )
+        case "musgd":
+            return MuSGD(described, lr=settings.learning_rate, momentum=settings.momentum)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Train) -> float:

@@ -16,7 +16,7 @@ from posefoundry.models.weights import save_weights, transfer_weights
 from posefoundry.training.data import TrainingImages, training_loader
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
-from posefoundry.training.losses import PoseCriterion
+from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import Observer
 from posefoundry.training.pictures import batch_pictures
 from posefoundry.training.validation import Validator
@@ -73,14 +73,7 @@ def train_model(
             print(report)
     info = _info(settings, spec, model)
     images = TrainingImages(spec, settings)
-    criterion = PoseCriterion(
-        n_classes=len(spec.class_names),
-        kpt_shape=spec.kpt_shape,
-        sigmas=spec.skeleton.sigmas,
-        strides_px=model.strides,
-        gains=settings.loss,
-        sum_over_processes=group.sum,
-    )
+    criterion = build_criterion(model, spec.skeleton, settings, group.sum)
     precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
     validator = Validator(
         val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
