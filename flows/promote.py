@@ -1,10 +1,15 @@
-"""Promotion from Prefect's UI: a person starts the deployment `promote` with a version and a reason.
+"""Promotion from Prefect's UI: a person starts the deployment `by-hand` with a version and a reason.
 
 It does what `posefoundry promote` does, for those who have the server but not the machine.
 """
 
 import contextlib
 from pathlib import Path
+
+from posefoundry.orchestration.environment import prepare_prefect
+
+PROJECT = Path(__file__).resolve().parents[1]
+prepare_prefect(PROJECT)
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
@@ -14,8 +19,6 @@ from prefect.states import Completed, Failed
 from posefoundry.config import load_params
 from posefoundry.errors import PosefoundryError
 from posefoundry.registry import promotion
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 @flow(name="promote")

@@ -105,6 +105,9 @@ def _final_state(records: list[StageRecord]) -> State:
                 return Failed(name=name, message=f"{record.name}: {record.message}")
     if all(record.state == "Cached" for record in records):
         return Completed(name="Cached", message="nothing has changed")
+    for record in records:
+        if record.state not in ("Completed", "Cached"):
+            return Failed(message=f"{record.name}: {record.state}. {record.message}")
     return Completed(message="every stage has its result")
 
 

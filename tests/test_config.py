@@ -62,6 +62,8 @@ def test_settings_are_frozen() -> None:
         ({"ingest": {"source": "kaggle"}}, "ingest.source: Input should be 'synthetic' or 'coco'"),
         ({"ingest": {"coco": {"images": "val"}}}, "images must contain {split}"),
         ({"gate": {"floors": {"oks_ap": 50}}}, "gate.floors.oks_ap"),
+        ({"gate": {"floors": {"oks_app": 0.5}}}, "gate.floors.oks_app"),
+        ({"train": {"model": "yolov9n-pose"}}, "train.model"),
         ({"register": {"model_name": "a b"}}, "register.model_name"),
     ],
 )

@@ -17,6 +17,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 MAX_STRIDE_PX = 32
 
+# What the evaluate stage measures; a rule on anything else could never hold.
+MetricName = Annotated[str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?)$")]
+
 
 class Section(BaseModel):
     """A frozen group of settings."""
@@ -102,7 +105,7 @@ class Augment(Section):
 class Train(Section):
     """The model and how it learns."""
 
-    model: Annotated[str, Field(pattern=r"^yolo[a-z0-9]+-pose(-p6)?$")] = "yolov8n-pose"
+    model: Annotated[str, Field(pattern=r"^(yolo(v8|11|26)[nsmlx]-pose|yolov8x-pose-p6)$")] = "yolov8n-pose"
     weights: Path | None = None
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 16
@@ -154,8 +157,8 @@ class Evaluate(Section):
 class Gate(Section):
     """What a candidate must reach. Keys of both tables are metrics of the evaluate stage, such as `oks_ap`."""
 
-    floors: dict[str, Fraction] = {"oks_ap": 0.3}
-    max_regression: dict[str, Fraction] = {"oks_ap": 0.01}
+    floors: dict[MetricName, Fraction] = {"oks_ap": 0.3}
+    max_regression: dict[MetricName, Fraction] = {"oks_ap": 0.01}
 
 
 class OnnxExport(Section):

@@ -120,6 +120,15 @@ def test_failure_carries_the_stages_last_lines(retrain, toy, caplog):
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize("state", ["Crashed", "TimedOut", "NotReady"])
+def test_a_stage_without_result_is_no_success(retrain, state):
+    module = retrain.fn.__globals__
+    record = module["StageRecord"]
+    final = module["_final_state"]([record("ingest", "Completed", "", 1.0), record("train", state, "why", 1.0)])
+    assert final.is_failed()
+    assert "train" in final.message
+
+
 def test_wrong_parameters_are_one_sentence_and_nothing_runs(retrain, three_stages):
     (three_stages.root / "params.yaml").write_text("train: {epoch: 3}\n")
     state = retrain(project=str(three_stages.root), return_state=True)

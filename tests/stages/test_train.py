@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -25,6 +27,9 @@ SETTINGS = {
         "learning_rate": 0.002,
     }
 }
+
+COMMAND = [sys.executable, "-m", "posefoundry.stages.train", "--raw", "data/raw", "--yolo", "data/yolo"]
+COMMAND += ["--data-checks", "checks.json", "--models", "models/train", "--report", "reports/train"]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +63,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_stage(root: Path, train: dict) -> subprocess.CompletedProcess[str]:
     (root / "params.yaml").write_text(yaml.safe_dump({"train": train}))
-    command = [sys.executable, "-m", "posefoundry.stages.train", "--raw", "data/raw", "--yolo", "data/yolo"]
-    command += ["--data-checks", "checks.json", "--models", "models/train", "--report", "reports/train"]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(COMMAND, cwd=root, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.mark.slow
@@ -118,6 +121,26 @@ def test_failed_data_checks_stop_it(project: Path, tmp_path: Path) -> None:
     assert "data checks did not pass" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_killed_stage_takes_its_processes_with_it(project: Path, tmp_path: Path) -> None:
+    for name in ("data", "dvc.yaml", "checks.json"):
+        (tmp_path / name).symlink_to(project / name)
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"train": SETTINGS["train"] | {"processes": 2, "epochs": 500}})
+    )
+    stage = subprocess.Popen(COMMAND, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    family: list[psutil.Process] = []
+    while len(family) < 3 and time.monotonic() < deadline:  # torchrun's agent and two workers
+        time.sleep(0.1)
+        family = psutil.Process(stage.pid).children(recursive=True)
+    assert len(family) >= 3
+    stage.kill()
+    stage.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.slow

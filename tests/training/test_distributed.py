@@ -36,43 +36,53 @@ model = build_model(settings.model)
 criterion = build_criterion(model, spec.skeleton, settings, group.sum)
 loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
 steps = Steps()
-Trainer(model, settings, criterion, loader, group, [steps]).train(lambda model: {}, lambda *_: None)
+judged = []
+def validate(model):
+    judged.append(sum(float(statistic.double().sum()) for statistic in model.buffers()))
+    return {}
+Trainer(model, settings, criterion, loader, group, [steps]).train(validate, lambda *_: None)
+judged = group.gather([judged[-1]])
 if group.is_main:
-    out.write_text(json.dumps(steps.rows))
+    out.write_text(json.dumps({"steps": steps.rows, "judged": judged}))
 group.close()
 """
+
+
+COMMON = {
+    "batch_size": 6,
+    "image_size_px": 64,
+    "device": "cpu",
+    "precision": "float32",
+    "optimizer": "sgd",
+    "learning_rate": 0.002,
+}
+
+
+def train(people: Path, folder: Path, processes: int, **settings: object) -> dict:
+    script, out = folder / "train_steps.py", folder / "out.json"
+    script.write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    given = json.dumps(COMMON | {"processes": processes} | settings)
+    arguments = [str(script), str(people / "yolo" / "dataset.yaml"), given, str(out)]
+    subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    return json.loads(out.read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["yolov8n-pose", "yolo26n-pose"])
 def test_two_processes_follow_the_losses_of_one(people: Path, tmp_path: Path, model: str) -> None:
-    script = tmp_path / "train_steps.py"
-    script.write_text(SCRIPT)
     # 24 images, batch 6: 4 steps an epoch, 20 in 5 epochs. Batch statistics differ between halves of a batch by nature,
     # so BatchNorm's are frozen; everything else must be the same mathematics.
-    common = {
-        "model": model,
-        "epochs": 5,
-        "batch_size": 6,
-        "image_size_px": 64,
-        "device": "cpu",
-        "precision": "float32",
-        "optimizer": "sgd",
-        "learning_rate": 0.002,
-        "warmup_epochs": 1,
-        "freeze_batchnorm": True,
-    }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    losses = {}
-    for processes in (1, 2):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        out = tmp_path / f"{processes}.json"
-        settings = json.dumps(common | {"processes": processes})
-        arguments = [str(script), str(people / "yolo" / "dataset.yaml"), settings, str(out)]
-        subprocess.run([*launcher, *arguments], check=True, env=environment, timeout=120)
-        losses[processes] = json.loads(out.read_text())
+    settings = {"model": model, "epochs": 5, "warmup_epochs": 1, "freeze_batchnorm": True}
+    losses = {processes: train(people, tmp_path, processes, **settings)["steps"] for processes in (1, 2)}
     assert len(losses[1]) == len(losses[2]) == 20
     for name in (name for name in losses[1][0] if name.startswith("loss_")):
         one, two = ([step[name] for step in losses[processes]] for processes in (1, 2))
         np.testing.assert_allclose(two, one, rtol=1e-4, err_msg=name)
     assert losses[1][-1]["loss_total"] != losses[1][0]["loss_total"]
+
+
+@pytest.mark.slow
+def test_all_processes_judge_the_same_batchnorm_statistics(people: Path, tmp_path: Path) -> None:
+    one, two = train(people, tmp_path, 2, epochs=1, warmup_epochs=0)["judged"]
+    assert one == two

@@ -13,13 +13,17 @@ import numpy as np
 
 from posefoundry.config import Register, Train
 from posefoundry.errors import PosefoundryError
-from posefoundry.files import read_json, write_json_atomic
+from posefoundry.files import read_json, sha256_of_file, write_json_atomic
+from posefoundry.processes import die_with_parent
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.observer import FileLog, Observer
 from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
+
+# Tells torchrun's workers which process started them all.
+STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
 
 
 def run(
@@ -29,6 +33,7 @@ def run(
     if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
         _run_under_torchrun(settings.processes)
         return
+    _leave_if_orphaned()
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
@@ -67,13 +72,22 @@ def run(
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
 
 
+def _leave_if_orphaned() -> None:
+    """Ends a worker whose stage was killed before the worker could ask to end with it."""
+    try:
+        os.kill(int(os.environ.get(STAGE_PID, os.getpid())), 0)
+    except ProcessLookupError:
+        sys.exit(1)
+
+
 def _run_under_torchrun(n_processes: int) -> None:
     """Starts this same command once a process, dividing the cores between them."""
     threads = max(1, len(os.sched_getaffinity(0)) // n_processes) if hasattr(os, "sched_getaffinity") else 1
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
     command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    status = subprocess.run(command, env=environment, check=False).returncode
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, STAGE_PID: str(os.getpid())}
+    # The agent is torch's own program: only before it begins can it be told to end with this process.
+    status = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
     if status != 0:
         raise PosefoundryError(
             f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
@@ -100,7 +114,7 @@ class _MlflowLog(Observer):
 
     def keep_files(self, report: Path) -> None:
         """Keeps the logs and plots with the run."""
-        for path in (report / "results.csv", report / "steps.csv", report / "plots"):
+        for path in (report / "results.csv", report / "results.json", report / "steps.csv", report / "plots"):
             self.run.log_artifact(path, "train")
 
 
@@ -109,7 +123,9 @@ def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path) -> I
     from posefoundry.registry.runs import TrainingRun
 
     params = {"train": settings.model_dump(mode="json")}
-    with TrainingRun.start(experiment, f"{settings.model} {settings.epochs} epochs", params) as run:
+    start = settings.weights
+    origin = {"train.weights_sha256": sha256_of_file(start)} if start and start.is_file() else {}
+    with TrainingRun.start(experiment, f"{settings.model} {settings.epochs} epochs", params, origin) as run:
         run.log_dataset(yolo)
         run.write_run_file(models / "mlflow_run.json")
         yield _MlflowLog(run)

@@ -1,7 +1,8 @@
 """The training images: read once, kept small, augmented afresh each epoch.
 
 What an image looks like in epoch e depends on (seed, e, its index) alone, and which images a step sees depends on
-(seed, e) alone; so neither the number of loader workers nor the number of processes changes what is learnt.
+(seed, e) alone; so neither the number of loader workers nor the number of processes changes what is shown. (BatchNorm
+alone sees a difference: each process normalises by its own share of the batch.)
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """One process or several: the same calls, the same mathematics."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -31,6 +32,12 @@ class ProcessGroup:
         if self.n_processes > 1:
             dist.all_reduce(local)
         return local
+
+    def take_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with those of the main process."""
+        if self.n_processes > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def gather(self, local: list[Any]) -> list[Any]:
         """Returns the lists of all processes joined, the same in each process, in order of rank."""

@@ -83,6 +83,8 @@ class Trainer:
             last = epoch + 1 == self.settings.epochs
             if last or (epoch + 1) % self.settings.validate_every_epochs == 0:
                 started = time.perf_counter()
+                # BatchNorm's statistics are each process's own; all must judge the model that is kept.
+                self.group.take_from_main(self.average.model.buffers())
                 metrics = validate(self.average.model)
                 values |= {f"val_{name}": value for name, value in metrics.items()}
                 values["validation_seconds"] = time.perf_counter() - started

@@ -30,7 +30,7 @@ def criterion(**changes: object) -> Yolo26Criterion:
 
 
 def test_terms_of_both_heads_equal_the_published(published: Callable) -> None:
-    # Origin of the numbers: the published package, version 8.4.190, on CPU in float32; see shared/parity/README.md.
+    # Origin of the numbers: the published package, version 8.4.190, on CPU in float32.
     # Its named terms are those of the one-to-one head; its total, per term, mixes both heads and counts by the image.
     output, batch, expected = published("yolo26n-pose")
     model, _ = load_model(PARITY / "yolo26n-pose.pt")

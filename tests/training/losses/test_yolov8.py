@@ -19,7 +19,7 @@ def criterion(**changes: object) -> Yolov8Criterion:
 
 @pytest.mark.parametrize("model", ["yolov8n-pose", "yolo11n-pose"])
 def test_five_terms_equal_the_published(published: Callable, model: str) -> None:
-    # Origin of the numbers: the published package, version 8.4.190, on CPU in float32; see shared/parity/README.md.
+    # Origin of the numbers: the published package, version 8.4.190, on CPU in float32.
     output, batch, expected = published(model)
     loss = criterion()(output, batch)
     assert list(loss.terms) == list(criterion().terms)
