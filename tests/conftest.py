@@ -1,11 +1,15 @@
 """Fixtures that several rooms need: an MLflow store of a test's own."""
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell starts its background jobs deaf to the interrupt, and so would be the programs that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
