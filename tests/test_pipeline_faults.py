@@ -40,6 +40,7 @@ def small_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("DVC_SITE_CACHE_DIR", str(root.parent / "site"))
         patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("SHELL", "/bin/sh")  # unlike bash, it may stay between DVC and the stage
         patch.setenv("OMP_NUM_THREADS", "1")  # pictures this small gain nothing from threads that wait for each other
         patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
         patch.chdir(root)

@@ -24,7 +24,7 @@ class ToyPipeline:
             f"Path('{name}.out').write_text('{name}')\n"
         )
         self._stages[name] = {
-            "cmd": f"python {name}.py",
+            "cmd": f"exec python {name}.py",
             "deps": [f"{name}.py", *(f"{need}.out" for need in needs)],
             "outs": [f"{name}.out"],
             **({"meta": meta} if meta else {}),
@@ -42,6 +42,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToyPipeline:
     from dvc.repo import Repo
 
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv("SHELL", "/bin/sh")  # unlike bash, it may stay between DVC and the command
     project = tmp_path / "project"
     project.mkdir()
     Repo.init(str(project), no_scm=True).close()

@@ -18,7 +18,7 @@ def test_order_needs_and_policy_come_from_dvc(three_stages):
     assert first.needs == ()
     assert second.needs == ("first",)
     assert third.needs == ("first", "second")
-    assert second.command == "python second.py"
+    assert second.command == "exec python second.py"
     assert (second.policy.retries, second.policy.retry_delay_s, second.policy.time_limit_s) == (2, 0.1, 30)
     assert (first.policy.retries, first.policy.time_limit_s) == (0, None)
 
@@ -239,5 +239,5 @@ def test_pipeline_of_the_product_is_read():
     repository = Path(__file__).resolve().parents[2]
     stages = read_pipeline(repository)
     assert [stage.name for stage in stages] == list(yaml.safe_load((repository / "dvc.yaml").read_text())["stages"])
-    assert all(stage.command.startswith(f"python -m posefoundry.stages.{stage.name} ") for stage in stages)
+    assert all(stage.command.startswith(f"exec python -m posefoundry.stages.{stage.name} ") for stage in stages)
     assert all(earlier.name in later.needs for earlier, later in itertools.pairwise(stages))
