@@ -245,6 +245,28 @@ def export(words: Words = None) -> None:
     rich_help_panel=MODEL_PANEL,
     epilog=_lines(
         "[bold]Examples[/]",
+        "posefoundry recipe                              which there are, and what to expect of each",
+        "posefoundry recipe instant",
+        "posefoundry recipe tier=instant",
+        "posefoundry recipe fine-tune train.weights=yolov8n-pose.pt ingest.coco.root=data/source",
+        "",
+        "[bold]Keys[/]  tier (instant, short or full), out (runs/recipes), recipes (their folder), and every setting",
+        "      of a recipe by its dotted name",
+    ),
+)
+def recipe(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)] = None,
+) -> None:
+    """Runs a recipe, a training with a known outcome, and compares; status 3 if the score is lower than expected."""
+    from posefoundry.commands.recipe import recipe as cook
+
+    cook(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
         "posefoundry convert data=annotations/person_keypoints_train2017.json out=people",
         "",
         "[bold]Keys[/]  data (a COCO file; those of the other splits are found by name), out (a new folder),",
