@@ -46,12 +46,12 @@ TRAIN_KEYS = (
     "scale, fliplr, mosaic, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
     "freeze_batchnorm, " + COMMON_KEYS
 )
-VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, save_json, " + COMMON_KEYS
+VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
 PREDICT_KEYS = (
-    "source, model, imgsz, conf, iou, max_det, batch, half, classes, vid_stride, save, save_txt, save_conf, save_crop, "
-    "show, " + COMMON_KEYS
+    "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
+    "save_crop, show, " + COMMON_KEYS
 )
-EXPORT_KEYS = "format, imgsz, half, batch, opset, dynamic, simplify, " + COMMON_KEYS
+EXPORT_KEYS = "format, imgsz, half, end2end, batch, opset, dynamic, simplify, " + COMMON_KEYS
 
 ModelName = Annotated[
     str | None,

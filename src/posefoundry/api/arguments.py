@@ -133,6 +133,7 @@ class ValArguments(VerbArguments):
         data: As in `train`; by default what the model was trained on.
         split: `train`, `val` or `test`.
         imgsz: Long side of the model's input; by default what the model was trained at.
+        end2end: Of YOLO26, False measures the one-to-many head with NMS; by default as the weights say.
         save_json: Writes metrics.json and detections.json (COCO results) into the results' folder.
     """
 
@@ -144,6 +145,7 @@ class ValArguments(VerbArguments):
     iou: Annotated[float, Field(gt=0, le=1)] = 0.7
     max_det: Annotated[int, Field(ge=1)] = 300
     half: bool = False
+    end2end: bool | None = None
     save_json: bool = False
 
 
@@ -152,6 +154,7 @@ class PredictArguments(VerbArguments):
 
     Attributes:
         batch: Images a forward pass, of a folder, a list or a video.
+        end2end: Of YOLO26, False uses the one-to-many head with NMS; by default as the weights say.
         classes: Keeps persons of these class indices alone.
         vid_stride: Takes each so manieth frame of a video.
         save: Writes the drawn images and videos into the results' folder.
@@ -166,6 +169,7 @@ class PredictArguments(VerbArguments):
     max_det: Annotated[int, Field(ge=1)] = 300
     batch: Annotated[int, Field(ge=1)] = 1
     half: bool = False
+    end2end: bool | None = None
     classes: list[int] | int | None = None
     vid_stride: Annotated[int, Field(ge=1)] = 1
     save: bool = False
@@ -182,6 +186,7 @@ class ExportArguments(VerbArguments):
         format: `onnx` or `engine` (TensorRT, on a machine with an NVIDIA GPU and the tensorrt package).
         imgsz: Input size that the file states as its own; by default the model's.
         half: float16 within; input and output stay float32.
+        end2end: Of YOLO26, False writes the one-to-many head, whose outputs need NMS; the file says so.
         batch: Largest batch of an engine; an ONNX file takes any.
         opset: Of ONNX.
         dynamic: Either way the file takes any batch and any image size.
@@ -191,6 +196,7 @@ class ExportArguments(VerbArguments):
     format: Literal["onnx", "engine"] = "onnx"
     imgsz: ImageSize | None = None
     half: bool = False
+    end2end: bool | None = None
     batch: Annotated[int, Field(ge=1)] = 1
     opset: Annotated[int, Field(ge=18, le=23)] = 18
     dynamic: bool = True
