@@ -89,17 +89,25 @@ class LossGains(Section):
 
 
 class Augment(Section):
-    """What happens to a training image."""
+    """What happens to a training image; what several make up together ends `mosaic_off_epochs` before training does."""
 
     flip_probability: Fraction = 0.5
+    flip_vertical_probability: Fraction = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     translate_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     scale_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    shear_degrees: Annotated[float, Field(ge=0, le=60)] = 0.0
+    perspective_fraction: Annotated[float, Field(ge=0, le=0.4)] = 0.0
     hsv_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015
     hsv_saturation: Fraction = 0.7
     hsv_value: Fraction = 0.4
+    blur_probability: Fraction = 0.0
+    cutout_probability: Fraction = 0.0
     mosaic_probability: Fraction = 1.0
+    mixup_probability: Fraction = 0.0
+    copy_paste_probability: Fraction = 0.0
     mosaic_off_epochs: NonNegativeInt = 10
+    multi_scale_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Train(Section):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from posefoundry.config import Augment
-from posefoundry.training.augment import Scene, mirror, mosaic, shift_colour, warp
+from posefoundry.training.augment import Scene, mirror, shift_colour, warp
+from posefoundry.training.compose import mosaic
 
 SIDE = 160
 FLIP = (0, 2, 1)
