@@ -77,7 +77,12 @@ class Validate(Section):
 
 
 class LossGains(Section):
-    """Weights of the loss terms, as published; `dfl` is of yolov8 and yolo11, `l1` and `rle` are of yolo26."""
+    """Weights of the loss terms, as published; `dfl` is of yolov8 and yolo11, `l1` and `rle` are of yolo26.
+
+    Attributes:
+        class_weights: By the class's name, how much it counts in the class loss; 1 where not stated.
+        keypoint_weights: By the keypoint's name, how much it counts in `pose` and `rle`; 1 where not stated.
+    """
 
     box: NonNegativeFloat = 7.5
     cls: NonNegativeFloat = 0.5
@@ -86,6 +91,8 @@ class LossGains(Section):
     kobj: NonNegativeFloat = 1.0
     l1: NonNegativeFloat = 1.5
     rle: NonNegativeFloat = 1.0
+    class_weights: dict[str, NonNegativeFloat] = {}
+    keypoint_weights: dict[str, NonNegativeFloat] = {}
 
 
 class Augment(Section):

@@ -49,6 +49,8 @@ def test_augmentations_of_the_field_reach_their_settings():
     assert (got.flip_vertical_probability, got.blur_probability, got.cutout_probability) == (0.3, 0.4, 0.5)
     assert got.perspective_fraction == pytest.approx(0.16)  # per px there, of half the image here
     assert got.multi_scale_fraction == 0.25
+    weights = settings(class_weights={"person": 2}, keypoint_weights={"left_wrist": 0}).loss
+    assert (weights.class_weights, weights.keypoint_weights) == ({"person": 2}, {"left_wrist": 0})
     assert settings(multi_scale=True).augment.multi_scale_fraction == 0.5
     assert settings(multi_scale=False, perspective=0).augment == settings().augment
 

@@ -7,6 +7,7 @@ meant is written down by `POSEFOUNDRY_WRITE_GOLDEN=1 python -m pytest tests/trai
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,12 @@ import torch
 
 from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.training.data import TrainingImages
+from posefoundry.models import build_model
+from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import build_criterion
+from posefoundry.training.observer import Observer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDE_PX = 64
@@ -108,3 +114,53 @@ def test_training_images_look_as_ever(dataset_yaml: Path) -> None:
         for labels in ("boxes_xyxy", "keypoints_xyv"):
             assert len(own[labels]) == len(kept[name][labels]), name
             np.testing.assert_allclose(own[labels], kept[name][labels], atol=0.01, err_msg=name)
+
+
+# A step on these batches of 4 images of 64 px; 50 of them are 8 epochs and a bit.
+N_STEPS = 50
+CURVES = {
+    "yolov8n-pose adamw": {"model": "yolov8n-pose", "optimizer": "adamw", "learning_rate": 0.001, "momentum": 0.9},
+    "yolo26n-pose musgd": {"model": "yolo26n-pose", "optimizer": "musgd", "learning_rate": 0.002},
+}
+
+
+class Losses(Observer):
+    def __init__(self) -> None:
+        self.totals: list[float] = []
+
+    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        self.totals.append(values["loss_total"])
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def first_losses(dataset_yaml: Path, **changes: Any) -> list[float]:
+    settings = Train(
+        epochs=9, batch_size=4, image_size_px=SIDE_PX, device="cpu", precision="float32", seed=11, warmup_epochs=2,
+        validate_every_epochs=100, augment=Augment(rotate_degrees=5, scale_fraction=0.2, mosaic_off_epochs=4),
+        **changes,
+    )  # fmt: skip
+    spec = read_dataset_yaml(dataset_yaml)
+    alone = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model)
+    criterion = build_criterion(model, spec.skeleton, settings)
+    loader = training_loader(TrainingImages(spec, settings), settings, 0, alone.device)
+    losses = Losses()
+    Trainer(model, settings, criterion, loader, alone, [losses]).train(lambda _: {}, lambda *_: None)
+    return losses.totals[:N_STEPS]
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_first_losses_are_as_ever(dataset_yaml: Path, one_thread: None, name: str) -> None:
+    """TOLERANCE"""
+    totals = first_losses(dataset_yaml, **CURVES[name])
+    assert len(totals) == N_STEPS
+    kept = golden(f"loss_curve_{name.split('-')[0]}", {name: totals})[name]
+    np.testing.assert_allclose(totals, kept, rtol=1e-4)

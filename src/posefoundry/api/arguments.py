@@ -73,6 +73,8 @@ class TrainArguments(VerbArguments):
     kobj: float | None = None
     l1: float | None = None
     rle: float | None = None
+    class_weights: dict[str, float] | None = None
+    keypoint_weights: dict[str, float] | None = None
     hsv_h: float | None = None
     hsv_s: float | None = None
     hsv_v: float | None = None
@@ -230,6 +232,8 @@ TRAIN_SETTINGS = {
     "kobj": "loss.kobj",
     "l1": "loss.l1",
     "rle": "loss.rle",
+    "class_weights": "loss.class_weights",
+    "keypoint_weights": "loss.keypoint_weights",
     "hsv_h": "augment.hsv_hue",
     "hsv_s": "augment.hsv_saturation",
     "hsv_v": "augment.hsv_value",
