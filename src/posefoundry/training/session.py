@@ -73,7 +73,7 @@ def train_model(
             print(report)
     info = _info(settings, spec, model)
     images = TrainingImages(spec, settings)
-    criterion = build_criterion(model, spec.skeleton, settings, group.sum)
+    criterion = build_criterion(model, spec.skeleton, settings, group.sum, spec.class_names)
     precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
     validator = Validator(
         val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
