@@ -10,9 +10,7 @@ from posefoundry.errors import PosefoundryError
 TEXT_KEYS = frozenset({"model", "data", "source", "out", "project", "name", "format", "split"})
 
 
-def arguments_of(
-    verb: str, words: list[str], *, bare: str | None = None, dotted: bool = False
-) -> dict[str, Any]:
+def arguments_of(verb: str, words: list[str], *, bare: str | None = None, dotted: bool = False) -> dict[str, Any]:
     """Reads words into arguments.
 
     Args:
