@@ -1,4 +1,4 @@
-"""Average precision by COCO's rules (cocodataset.org/#keypoints-eval), vectorised: equal to pycocotools, many times faster.
+"""Average precision by COCO's rules (cocodataset.org/#keypoints-eval), vectorised and equal to pycocotools.
 
 What a slice's average precision needs is gathered once in `SliceMatches`. From there AP, AR and their bootstrap cost
 little.
@@ -126,17 +126,18 @@ def candidates(truth: GroundTruth, detections: Detections, max_per_image: int) -
     kept = kept[np.lexsort((kept, detections.image[kept], -detections.scores[kept]))]
     group = group[kept]
 
-    # (D,) numbers of the detections, group after group; those of a group in falling order of score
-    grouped = np.argsort(group, kind="stable")
-    n_groups = len(truth.image_ids) * n_categories
-    sizes = np.bincount(group, minlength=n_groups)
-    starts = np.cumsum(sizes) - sizes
+    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
+    detection = np.argsort(group, kind="stable")
+    turn = np.empty_like(detection)
+    turn[detection] = _places(group[detection])
     group_of_person = truth.image * n_categories + truth.category
-    n_pairs_of_person = sizes[group_of_person]
-    person = np.repeat(np.arange(len(truth.image)), n_pairs_of_person)
-    within = np.arange(len(person)) - np.repeat(np.cumsum(n_pairs_of_person) - n_pairs_of_person, n_pairs_of_person)
-    detection = grouped[starts[group_of_person[person]] + within]
-    pairs = Pairs(person, detection, group_of_person, truth.is_crowd, len(kept))
+    by_group = np.argsort(group_of_person, kind="stable")
+    sizes = np.bincount(group_of_person, minlength=len(truth.image_ids) * n_categories)
+    starts = np.cumsum(sizes) - sizes
+    n_pairs = sizes[group[detection]]
+    within = np.arange(n_pairs.sum()) - np.repeat(np.cumsum(n_pairs) - n_pairs, n_pairs)
+    person = by_group[np.repeat(starts[group[detection]], n_pairs) + within]
+    pairs = Pairs(person, np.repeat(detection, n_pairs), turn, truth.is_crowd)
     return Candidates(kept, detections.scores[kept], detections.image[kept], detections.category[kept], pairs)
 
 
@@ -226,7 +227,7 @@ def _within_reach(truth: GroundTruth, pairs: Pairs, found_xy: np.ndarray, reach:
     for axis in (0, 1):
         near &= least[detection, axis] <= high[person, axis]
         near &= most[detection, axis] >= low[person, axis]
-    return Pairs(person[near], detection[near], pairs.group_of_person, pairs.is_crowd, pairs.n_detections)
+    return pairs.only(near)
 
 
 def _doubled(boxes_xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

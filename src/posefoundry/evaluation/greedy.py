@@ -5,9 +5,9 @@ free person of the highest similarity at or above the threshold, the later of tw
 taken only where no other is left; a crowd can be taken any number of times; what took an ignored person, or found
 nobody and lies outside the slice, is neither right nor wrong.
 
-Most detections reach the lowest threshold with one person only. Such a person goes, at each threshold, to the first
-detection that reaches it, which a running maximum tells. Only persons whose detections have a choice are played
-through, detection by detection, all images of all slices in step.
+The thresholds at which something holds are the bits of a number, so that all are played at once: whom a detection
+prefers does not depend on the threshold. The first detections of all images and slices choose together, then the
+second ones, and so on: images and slices do not disturb each other.
 """
 
 from collections.abc import Sequence
@@ -15,24 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Bits = np.uint16
+
 
 @dataclass(frozen=True)
 class Pairs:
-    """Persons and the detections that may be theirs, sorted by person, then by falling score.
+    """Detections and the persons that may be theirs; the pairs of a detection lie together, persons in their order.
 
     Attributes:
         person: (P,) index of the person, 0 to N - 1.
-        detection: (P,) index of the detection, 0 to D - 1, in falling order of score.
-        group_of_person: (N,) number of the image and class that persons compete in.
+        detection: (P,) index of the detection, 0 to D - 1.
+        turn: (D,) rank of the detection by falling score among those of its image and class.
         is_crowd: (N,) whether a person is a crowd.
-        n_detections: D.
     """
 
     person: np.ndarray
     detection: np.ndarray
-    group_of_person: np.ndarray
+    turn: np.ndarray
     is_crowd: np.ndarray
-    n_detections: int
+
+    def only(self, chosen: np.ndarray) -> "Pairs":
+        """Returns the chosen pairs, (P,) flags or rising indices."""
+        return Pairs(self.person[chosen], self.detection[chosen], self.turn, self.is_crowd)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Task:
     """One way of looking at the pairs.
 
     Attributes:
-        similarity: (P,) OKS or IoU, at least 0.
+        similarity: (P,) OKS or IoU, 0 to 1.
         ignored_persons: (N,) whom it is neither right nor wrong to find; all crowds are among them.
         outside: (D,) detections that are neither right nor wrong if they find nobody; None for none.
     """
@@ -50,170 +54,94 @@ class Task:
     outside: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """Pairs of one task whose detections have a choice; levels count the thresholds that the similarity reaches."""
-
-    pairs: np.ndarray  # indices into Pairs
-    similarity: np.ndarray
-    level: np.ndarray
-
-
 def match(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Matches detections with persons for each task.
 
     Args:
         pairs: Who may be matched with whom.
         tasks: The similarities and whom to ignore.
-        thresholds: (T,) rising, above 0.
+        thresholds: (T,) rising, above 0; at most 16.
 
     Returns:
         For each task two (T, D) flags: right, and ignored. What is neither is wrong.
     """
-    results, choices = [], []
-    for task in tasks:
-        shape = (len(thresholds), pairs.n_detections)
-        right, ignored = np.zeros(shape, bool), np.zeros(shape, bool)
-        results.append((right, ignored))
-        choices.append(_match_the_unambiguous(pairs, task, thresholds, right, ignored))
-    _play_through(pairs, tasks, choices, len(thresholds), results)
-    for task, (right, ignored) in zip(tasks, results, strict=True):
+    right, taken_ignored = _play(pairs, tasks, thresholds)
+    results = []
+    for task, right_bits, ignored_bits in zip(tasks, right, taken_ignored, strict=True):
         if task.outside is not None:
-            columns = np.flatnonzero(task.outside)
-            ignored[:, columns] = ~right[:, columns]
+            ignored_bits[task.outside] = ~right_bits[task.outside]
+        results.append((_flags(right_bits, len(thresholds)), _flags(ignored_bits, len(thresholds))))
     return results
 
 
-def _match_the_unambiguous(
-    pairs: Pairs, task: Task, thresholds: np.ndarray, right: np.ndarray, ignored: np.ndarray
-) -> _Choice:
-    """Matches the persons whose detections reach nobody else, and returns the other pairs."""
-    near = np.flatnonzero(task.similarity >= thresholds[0])
-    person, detection, similarity = pairs.person[near], pairs.detection[near], task.similarity[near]
-    level = np.searchsorted(thresholds, similarity, side="right")
-    n_reached = np.bincount(detection, minlength=pairs.n_detections)
-    is_disputed = np.zeros(len(pairs.is_crowd), bool)
-    is_disputed[person[n_reached[detection] > 1]] = True
-    disputed = is_disputed[person]
-    choice = _Choice(near[disputed], similarity[disputed], level[disputed])
+def _play(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lets all detections choose; returns (tasks, D) bits of the thresholds at which they are right, and ignored."""
+    n_persons, n_detections = len(pairs.is_crowd), len(pairs.turn)
+    near = [np.flatnonzero(task.similarity >= thresholds[0]) for task in tasks]
+    task = np.repeat(np.arange(len(tasks), dtype=np.int32), [len(indices) for indices in near])
+    persons = [pairs.person[indices] for indices in near]
+    person, detection = np.concatenate(persons), pairs.detection[np.concatenate(near)]
+    similarity = np.concatenate([t.similarity[indices] for t, indices in zip(tasks, near, strict=True)])
+    is_regular = np.concatenate([~t.ignored_persons[here] for t, here in zip(tasks, persons, strict=True)])
+    reached = np.concatenate(([0], 2 ** np.arange(1, len(thresholds) + 1) - 1)).astype(Bits)
+    seat = task * n_persons + person  # each task has seats of its own
+    move = task.astype(np.int64) * n_detections + detection
 
-    person, detection, level = person[~disputed], detection[~disputed], level[~disputed]
-    # The highest level that earlier detections of the same person reached. Integers, so that adding a step for each
-    # person, which makes the running maximum start anew with each, is exact.
-    step = person * (len(thresholds) + 1)
-    reached_before = np.concatenate(([0], np.maximum.accumulate(level + step)[:-1])) if len(level) else level
-    taken_up_to = np.where(pairs.is_crowd[person], 0, np.maximum(reached_before - step, 0))
-    of_ignored = task.ignored_persons[person]
-    for flags, chosen in ((right, ~of_ignored), (ignored, of_ignored)):
-        columns, low, high = detection[chosen], taken_up_to[chosen], level[chosen]
-        gains = high > low
-        columns, low, high = columns[gains], low[gains], high[gains]
-        for t in range(len(thresholds)):
-            flags[t, columns[(low <= t) & (t < high)]] = True
-    return choice
+    first = np.flatnonzero(np.diff(move, prepend=-1))  # of each move's pairs
+    n_choices = np.diff(np.append(first, len(move)))
+    preference = _by_preference(first, n_choices, similarity, is_regular)
+    seat, is_regular = seat[preference], is_regular[preference]
+    free_bits = reached[np.searchsorted(thresholds, similarity, side="right")][preference]
+    stays_free = pairs.is_crowd[person][preference]
+
+    move_of = move[first]
+    right = np.zeros(len(tasks) * n_detections, Bits)
+    ignored = np.zeros_like(right)
+    taken = np.zeros(len(tasks) * n_persons, Bits)
+    for moves in _rounds(pairs.turn[move_of % n_detections], n_choices):
+        found, found_ignored = np.zeros(len(moves), Bits), np.zeros(len(moves), Bits)
+        # Those with the most choices come first, so that those with a further choice are always the first few.
+        for choice in range(n_choices[moves[0]]):
+            n = int(np.searchsorted(-n_choices[moves], -choice, side="left"))
+            here = first[moves[:n]] + choice
+            takes = free_bits[here] & ~taken[seat[here]] & ~(found[:n] | found_ignored[:n])
+            regular = is_regular[here]
+            found[:n] |= np.where(regular, takes, Bits(0))
+            found_ignored[:n] |= np.where(regular, Bits(0), takes)
+            taken[seat[here]] |= np.where(stays_free[here], Bits(0), takes)
+        right[move_of[moves]], ignored[move_of[moves]] = found, found_ignored
+    return right.reshape(len(tasks), -1), ignored.reshape(len(tasks), -1)
 
 
-def _play_through(
-    pairs: Pairs,
-    tasks: Sequence[Task],
-    choices: Sequence[_Choice],
-    n_thresholds: int,
-    results: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> None:
-    """Lets the detections of all tasks' disputed pairs choose, the r-th of every image in the r-th round."""
-    sizes = [len(choice.pairs) for choice in choices]
-    if not sum(sizes):
-        return
-    task = np.repeat(np.arange(len(tasks)), sizes)
-    index = np.concatenate([choice.pairs for choice in choices])
-    person, detection = pairs.person[index], pairs.detection[index]
-    is_regular = np.concatenate(
-        [~t.ignored_persons[pairs.person[c.pairs]] for t, c in zip(tasks, choices, strict=True)]
-    )
-    similarity = np.concatenate([choice.similarity for choice in choices])
-    level = np.concatenate([choice.level for choice in choices])
-
-    n_groups = int(pairs.group_of_person.max()) + 1
-    _, game = np.unique(task * n_groups + pairs.group_of_person[person], return_inverse=True)
-    _, first_seat, seat = np.unique(game * len(pairs.is_crowd) + person, return_index=True, return_inverse=True)
-    seat = _place_within(game[first_seat])[seat]
-    _, first_move, move = np.unique(game * pairs.n_detections + detection, return_index=True, return_inverse=True)
-    game_of_move = game[first_move]
-    turn = _place_within(game_of_move)
-    n_seats = np.zeros(game.max() + 1, np.int64)
-    np.maximum.at(n_seats, game, seat + 1)
-
+def _by_preference(
+    first: np.ndarray, n_choices: np.ndarray, similarity: np.ndarray, is_regular: np.ndarray
+) -> np.ndarray:
+    """Returns the order of the pairs in which each move's stay together, the most wanted person first."""
     # A float64 from 0 to 1, read as an integer, keeps its order and stays below 2^62: regular persons come on top.
-    order = np.ascontiguousarray(similarity).view(np.int64) + (is_regular.astype(np.int64) << 62)
-    best = np.zeros((len(game_of_move), n_thresholds), np.int16)
-    n_regular = np.bincount(move, weights=is_regular, minlength=len(game_of_move)).astype(np.int16)
-    width = 2
-    while width < 2 * n_seats.max():
-        games = np.flatnonzero((n_seats <= width) & (n_seats > width // 2 if width > 2 else True))
-        if len(games):
-            _play_games(games, width, game, seat, move, order, level, pairs.is_crowd[person], game_of_move, turn, best)
-        width *= 2
-    width_of_game = np.maximum(2, 2 ** np.ceil(np.log2(n_seats)).astype(np.int64)).astype(np.int16)
-    is_right = best > (width_of_game[game_of_move] - n_regular)[:, None]
-    is_ignored = (best > 0) & ~is_right
-    task_of_move, column = task[first_move], detection[first_move]
-    for flags_of_moves, which in ((is_right, 0), (is_ignored, 1)):
-        moves, thresholds = np.nonzero(flags_of_moves)
-        for number in range(len(tasks)):
-            mine = task_of_move[moves] == number
-            results[number][which][thresholds[mine], column[moves[mine]]] = True
+    rank = np.ascontiguousarray(similarity).view(np.int64) + (is_regular.astype(np.int64) << 62)
+    order = np.arange(len(similarity))
+    for count in np.unique(n_choices):
+        if count > 1:
+            members = first[n_choices == count][:, None] + np.arange(count)
+            # Stable and turned round: of equals the last comes first.
+            wanted = np.argsort(rank[members], axis=1, kind="stable")[:, ::-1]
+            order[members] = np.take_along_axis(members, wanted, axis=1)
+    return order
 
 
-def _play_games(
-    games: np.ndarray,
-    width: int,
-    game: np.ndarray,
-    seat: np.ndarray,
-    move: np.ndarray,
-    order: np.ndarray,
-    level: np.ndarray,
-    is_crowd: np.ndarray,
-    game_of_move: np.ndarray,
-    turn: np.ndarray,
-    best: np.ndarray,
-) -> None:
-    """Plays games of at most `width` persons; fills `best` with 1 + the rank, among `width`, of the person taken."""
-    n_thresholds = best.shape[1]
-    new_game = np.full(len(turn) and int(game.max()) + 1, -1)
-    new_game[games] = np.arange(len(games))
-    moves = np.flatnonzero(new_game[game_of_move] >= 0)
-    new_move = np.full(len(game_of_move), -1)
-    new_move[moves] = np.arange(len(moves))
-    mine = np.flatnonzero(new_game[game] >= 0)
-
-    row, column = new_move[move[mine]], seat[mine]
-    key = np.zeros((len(moves), width), np.int64)
-    key[row, column] = order[mine]
-    reach = np.zeros((len(moves), width), np.int16)
-    reach[row, column] = level[mine]
-    rank = np.empty((len(moves), width), np.int16)
-    np.put_along_axis(
-        rank, np.argsort(key, axis=1, kind="stable"), np.arange(1, width + 1, dtype=np.int16)[None], axis=1
-    )
-    never_taken = np.zeros((len(games), width, 1), bool)
-    never_taken[new_game[game[mine]], column, 0] = is_crowd[mine]
-
-    is_taken = np.zeros((len(games), width, n_thresholds), bool)
-    threshold = np.arange(n_thresholds, dtype=np.int16)
-    by_turn = np.argsort(turn[moves], kind="stable")
-    ends = np.cumsum(np.bincount(turn[moves]))
-    for start, end in zip((0, *ends[:-1]), ends, strict=True):
-        rows = by_turn[start:end]
-        where = new_game[game_of_move[moves[rows]]]
-        is_free = (reach[rows][:, :, None] > threshold) & ~is_taken[where]
-        value = is_free * rank[rows][:, :, None]
-        highest = value.max(axis=1)
-        best[moves[rows]] = highest
-        is_taken[where] |= is_free & (value == highest[:, None]) & ~never_taken[where]
+def _rounds(turn: np.ndarray, n_choices: np.ndarray) -> list[np.ndarray]:
+    """Returns the moves of each turn, those with the most choices first."""
+    most = int(n_choices.max(initial=0))
+    key = turn * (most + 1) + (most - n_choices)
+    if len(key) and key.max() < 2**16:
+        key = key.astype(np.uint16)  # sorted by counting, without comparisons
+    order = np.argsort(key, kind="stable")
+    return [moves for moves in np.split(order, np.cumsum(np.bincount(turn))[:-1]) if len(moves)]
 
 
-def _place_within(sorted_groups: np.ndarray) -> np.ndarray:
-    """Returns the place of each entry within its group, from 0; equal groups lie together."""
-    place = np.arange(len(sorted_groups))
-    starts = np.flatnonzero(np.diff(sorted_groups, prepend=-1))
-    return place - np.repeat(starts, np.diff(np.append(starts, len(sorted_groups))))
+def _flags(bits: np.ndarray, n_thresholds: int) -> np.ndarray:
+    """Returns (T, D) flags of (D,) bits."""
+    flags = np.empty((n_thresholds, len(bits)), bool)
+    for t in range(n_thresholds):
+        np.not_equal(bits & Bits(1 << t), 0, out=flags[t])
+    return flags

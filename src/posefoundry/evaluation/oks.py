@@ -132,12 +132,12 @@ class Evaluation:
         similarity = fast_oks.keypoint_similarity(truth, self.detections, found, self.sigmas, at_least=0)
         oks = similarity.oks(truth.visibility > 0)
         pairs = similarity.pairs
-        group = pairs.group_of_person[pairs.person]
-        order = np.lexsort((pairs.person, pairs.detection, group))
-        starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+        # The pairs of an image and category lie together, and in them those of a detection.
+        group = truth.image[pairs.person] * len(truth.category_ids) + truth.category[pairs.person]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
         result = {}
-        for start, end in zip(starts, np.append(starts, len(order))[1:], strict=True):
-            members = order[start:end]
+        for start, end in zip(starts, np.append(starts, len(group))[1:], strict=True):
+            members = slice(start, end)
             persons, found_here = np.unique(pairs.person[members]), np.unique(pairs.detection[members])
             first = persons[0]
             key = (truth.image_ids[truth.image[first]], truth.category_ids[truth.category[first]])
