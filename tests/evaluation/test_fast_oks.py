@@ -22,7 +22,7 @@ def random_set(seed, n_images, max_persons, max_detections, n_keypoints, n_class
         for _ in range(rng.integers(0, max_persons + 1)):
             size = float(rng.choice([12, 40, 90, 200]))
             x, y = rng.uniform(0, 60, 2)
-            xy = rng.uniform(0, size, (n_keypoints, 2)) + [x, y]
+            xy = rng.uniform(0, size, (n_keypoints, 2)) + np.array([x, y])
             if persons and rng.random() < 0.3:  # a twin, to the last bit or nearly
                 xy = persons[-1] + rng.choice([0.0, 2.0])
             persons.append(xy)

@@ -15,7 +15,8 @@ AreaRule = Literal["annotation", "annotation_else_box", "box"]
 AREA_PER_BOX_AREA = 0.53
 AREA_RULES: dict[AreaRule, str] = {
     "annotation": "ground truth: area of the annotation; detections: area of the box",
-    "annotation_else_box": "ground truth: area of the annotation; detections: area of the box",
+    "annotation_else_box": f"ground truth: area of the annotation, {AREA_PER_BOX_AREA} x area of the box where it has "
+    "none; detections: area of the box",
     "box": f"ground truth: {AREA_PER_BOX_AREA} x area of the box; detections: area of the box",
 }
 TRUNCATION_MARGIN_PX = 1.0
