@@ -204,16 +204,16 @@ def test_a_resample_without_anybody_has_no_value():
     np.testing.assert_array_equal(resampled_precision(matches, weights), [[1, np.nan]])
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.4])
-def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_simulated_sets(gap):
+def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_simulated_sets():
     random = np.random.default_rng(7)
-    population = drawn_matches(random, 4000, gap=gap, thresholds=(-0.5,))
+    population = drawn_matches(random, 4000, gap=0.2, thresholds=(-0.5,))
     truth = average_precision(population[0]).mean() - average_precision(population[1]).mean()
-    sets, n_images, held, below = 1000, 150, 0, 0
+    assert truth > 0.05
+    sets, n_images, held, below = 1000, 250, 0, 0
+    weights = draw_images(n_images, 600, random)
     for _ in range(sets):
         counts = np.bincount(random.integers(0, 4000, n_images), minlength=4000)
         first, second = (chosen_fast(matches, counts) for matches in population)
-        weights = draw_images(n_images, 400, random)
         resampled = (resampled_precision(first, weights) - resampled_precision(second, weights)).mean(axis=0)
         low, high = percentile_interval(resampled, 0.95)
         held += low <= truth <= high

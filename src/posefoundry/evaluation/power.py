@@ -58,7 +58,7 @@ def power_of(resampled: np.ndarray, *, images: int, confidence: float, margin: f
     )
     needed = math.ceil(images * (drop / margin) ** 2) if margin and math.isfinite(drop) else None
     is_enough = margin is None or drop <= margin
-    if not is_enough and needed:
+    if margin and not is_enough and needed:
         sentence += f"; to see the {100 * margin:.1f} AP of the margin takes about {_rounded_up(needed):,}"
     return Power(images, drop, margin, needed, is_enough, f"{sentence}.")
 
@@ -66,4 +66,4 @@ def power_of(resampled: np.ndarray, *, images: int, confidence: float, margin: f
 def _rounded_up(number: int) -> int:
     """Returns the number to two digits, since it is an estimate."""
     step = 10 ** max(0, len(str(number)) - 2)
-    return math.ceil(number / step) * step
+    return int(math.ceil(number / step) * step)
