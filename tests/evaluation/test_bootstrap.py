@@ -209,8 +209,8 @@ def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_simulated_
     population = drawn_matches(random, 4000, gap=0.2, thresholds=(-0.5,))
     truth = average_precision(population[0]).mean() - average_precision(population[1]).mean()
     assert truth > 0.05
-    sets, n_images, held, below = 1000, 250, 0, 0
-    weights = draw_images(n_images, 600, random)
+    sets, n_images, held, below = 1000, 200, 0, 0
+    weights = draw_images(n_images, 500, random)
     for _ in range(sets):
         counts = np.bincount(random.integers(0, 4000, n_images), minlength=4000)
         first, second = (chosen_fast(matches, counts) for matches in population)

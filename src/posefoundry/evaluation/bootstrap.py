@@ -27,7 +27,6 @@ from posefoundry.evaluation.fast_oks import SliceMatches, average_precision
 
 RECALLS = np.linspace(0, 1, 101)  # pycocotools: Params.recThrs, of which some are a bit above i / 100
 MAX_BLOCKS = 256
-FIRST_CUTS = 48  # are kept in any case, since few detections decide how precision begins
 CHUNK = 500  # resamples at a time, so that a chunk's counts stay near the processor; results don't depend on threads
 
 # Of the ten thresholds from .50 to .95.
@@ -236,8 +235,9 @@ def _thinned(cuts: np.ndarray, right: np.ndarray, wrong: np.ndarray) -> np.ndarr
     precision = np.maximum.accumulate((n_right / np.maximum(n_right + n_wrong, 1))[:, ::-1], axis=1)[:, ::-1]
     recall = n_right / np.maximum(right.sum(axis=1, keepdims=True), 1)
     length = (recall + 1 - precision).sum(axis=0)
-    even = np.searchsorted(length, np.linspace(length[0], length[-1], MAX_BLOCKS - 1 - FIRST_CUTS))
-    return cuts[np.unique(np.concatenate((np.arange(FIRST_CUTS), even)))]
+    first = np.arange(MAX_BLOCKS // 5)  # in any case, since few detections decide how precision begins
+    even = np.searchsorted(length, np.linspace(length[0], length[-1], MAX_BLOCKS - 1 - len(first)))
+    return cuts[np.unique(np.concatenate((first, even)))]
 
 
 def _steps(
