@@ -49,11 +49,15 @@ def _expanded(slicer: Slicer, name: str) -> list[str]:
 
 def slice_metrics(evaluation: Evaluation, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Returns AP, AP50 and AP75 of slices."""
+    if not names:
+        return {}
     matches = evaluation.slicer.matches(evaluation.found, evaluation.similarity, names)
     return {name: {metric: average(matches[name], at) for metric, at in THRESHOLD.items()} for name in names}
 
 
-def compare(candidate: Evaluation, production: Evaluation, settings: Gate, names: Sequence[str]) -> dict[str, Resampled]:
+def compare(
+    candidate: Evaluation, production: Evaluation, settings: Gate, names: Sequence[str]
+) -> dict[str, Resampled]:
     """Resamples both models' AP in each slice."""
     of_candidate, of_production = (
         model.slicer.matches(model.found, model.similarity, names) for model in (candidate, production)
@@ -104,9 +108,7 @@ def changed_images(
     """
     ours, theirs = (image_scores(match_persons(evaluator, *model)) for model in (candidate, production))
     names = {image["id"]: image["file_name"] for image in evaluator.images}
-    rows = [
-        {"image_id": i, "file_name": names[i], "candidate_oks": ours[i], "production_oks": theirs[i]} for i in ours
-    ]
+    rows = [{"image_id": i, "file_name": names[i], "candidate_oks": ours[i], "production_oks": theirs[i]} for i in ours]
     change = np.array([row["candidate_oks"] - row["production_oks"] for row in rows])
     order = np.argsort(-change, kind="stable").tolist()
     return {

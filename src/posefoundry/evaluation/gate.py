@@ -1,4 +1,4 @@
-"""The gates: may this candidate follow the model in production, and may these files ship? A decision with its reasons."""
+"""The gates: may this candidate follow the model in production, and may these files ship? Decisions with reasons."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
