@@ -31,7 +31,7 @@ N_IMAGES = 24
 
 
 def rules(*chosen, **settings) -> Gate:
-    return Gate(rules=chosen, resamples=400, **settings)
+    return Gate(rules=chosen, **{"resamples": 400} | settings)
 
 
 def floor(metric: str, bound: float) -> Floor:
@@ -270,15 +270,17 @@ def test_a_wrist_gone_astray_is_caught_by_its_slice_while_the_whole_hardly_moves
         detection["score"] = 0.5
     production_finds(found)
     astray = copy.deepcopy(found)
-    left_wrist = 9
+    left_wrist, rng = 9, np.random.default_rng(4)
     for person, detection in zip(content["annotations"], astray, strict=True):
         if person["area"] < 32**2:
-            detection["keypoints"][3 * left_wrist] += 12.0
+            detection["keypoints"][3 * left_wrist] += float(rng.uniform(2, 20))
     candidate_finds(inputs, astray)
     overall = run_gate(inputs, rules(floor("oks_ap", 0.9), no_loss(0.05)))
     [row] = [row for row in overall["differences"] if row["slice"] == "all"]
     assert -0.03 < row["difference"] < 0
-    decision, message = rejection(inputs, rules(floor("oks_ap", 0.9), no_loss(0.05, "all", "keypoint&size")))
+    decision, message = rejection(
+        inputs, rules(floor("oks_ap", 0.9), no_loss(0.05, "all", "keypoint&size"), resamples=2000)
+    )
     failed = [rule for rule in decision["rules"] if not rule["passed"]]
     assert [rule["slice"] for rule in failed] == ["keypoint=left_wrist&size=small"]
     assert "in keypoint=left_wrist&size=small is 0." in message
@@ -298,6 +300,15 @@ def test_too_few_images_for_the_margin_are_told(inputs, production_finds, mode, 
     says = f"With 24 images a drop under {100 * power['smallest_visible_drop']:.1f} AP cannot be seen"
     assert power["sentence"].startswith(says)
     assert power["sentence"] in decision["sentence"]
+
+
+def test_more_slices_than_the_resamples_can_tell_apart_are_an_error(inputs, production_finds):
+    content = annotated(inputs)
+    production_finds(detections_at(content))
+    candidate_finds(inputs, detections_at(content))
+    with pytest.raises(PosefoundryError, match=r"17 slices .* gate\.resamples of at least 6800, got 400") as error:
+        run_gate(inputs, rules(no_loss(0.05, "keypoint"), confidence=0.995))
+    assert not isinstance(error.value, RejectedError)
 
 
 def test_a_slice_that_is_not_there_is_an_error_before_anything_is_judged(inputs, in_production, project, monkeypatch):

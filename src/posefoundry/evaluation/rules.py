@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
+from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.bootstrap import Resampled
 from posefoundry.evaluation.intervals import holm, p_value_not_above, p_value_not_below, percentile_interval
 
@@ -215,6 +216,12 @@ def _no_regressions(
                 continue  # one of a group, of whom there is nobody here
             found.append(_regression(settings, rule, name, resampled))
     p_values = {str(i): o.p_value for i, (o, _) in enumerate(found) if o.p_value is not None}
+    least = math.ceil(2 * len(p_values) / (1 - settings.confidence) - 1e-6)
+    if not demand and settings.resamples < least:
+        raise PosefoundryError(
+            f"To prove a loss in one of {len(p_values)} slices at confidence {settings.confidence:g}, expected "
+            f"gate.resamples of at least {least}, got {settings.resamples}."
+        )
     corrected = {} if demand else holm(p_values)
     return [
         _with_verdict(
