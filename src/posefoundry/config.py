@@ -296,9 +296,7 @@ class Gate(Section):
 class Release(Section):
     """What the artifacts must reach before they are registered."""
 
-    rules: Annotated[tuple[ReleaseRule, ...], Field(min_length=1)] = (
-        Parity(rule="parity", at_most=0.01),
-    )  # fmt: skip
+    rules: Annotated[tuple[ReleaseRule, ...], Field(min_length=1)] = (Parity(rule="parity", at_most=0.01),)
 
 
 class OnnxExport(Section):
@@ -400,10 +398,22 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Returns the settings known at a place; of a list of rules, those of the rule that is named there."""
+    models = [model]
     for part in location:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        inner = fields.get(str(part))
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        named = [m for m in models if "rule" in m.model_fields and part in get_args(m.model_fields["rule"].annotation)]
+        if isinstance(part, int) or named:
+            models = named or models
+            continue
+        fields = {field.alias or name: field.annotation for name, field in models[0].model_fields.items()}
+        models = _models_in(fields.get(str(part)))
+        if not models:
             return []
-        model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return [field.alias or name for name, field in models[0].model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Returns the groups of settings that a type is made of: itself, or those of a list or a choice."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

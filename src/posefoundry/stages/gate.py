@@ -69,7 +69,7 @@ def run(
         metrics=candidate.metrics,
         slices=slice_metrics(candidate.evaluation, floors),
         names=names,
-        data_checks=_read_object(data_checks) if data_checks.exists() else None,
+        data_checks=read_object(data_checks) if data_checks.exists() else None,
         production=production,
     )
     decision = decide(settings, evidence)
@@ -101,7 +101,7 @@ def reasons(decision: Decision) -> str:
 
 def _candidate(raw: Path, evaluation: Path) -> tuple[OksEvaluator, Contender]:
     """Reads what the evaluate stage found out about the candidate."""
-    metrics, passport = (_read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
+    metrics, passport = (read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
     annotations = raw / "annotations" / f"{SPLIT}.json"
     evaluator = evaluator_of(annotations, load_coco_keypoints(annotations))
     detections = read_json(evaluation / "detections.json")
@@ -192,7 +192,8 @@ def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
     log_to_run(run, metrics, [report / "decision.json"], tags, stage="gate")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that an earlier stage wrote."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise PosefoundryError(f"{path}: expected what the stage before writes, got {str(content)[:100]}.")
