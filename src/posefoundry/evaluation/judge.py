@@ -91,7 +91,7 @@ def judge(
             f"{annotations} are {_enumerated(truth.skeleton.keypoint_names)}."
         )
     paths = {image["id"]: images / image["file_name"] for image in truth.images}
-    evaluator = OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE)
+    evaluator = evaluator_of(annotations, truth)
     results = predictor.predict(list(paths.values()), batch_size=settings.batch_size, progress=progress)
     detections = [
         detection
@@ -109,6 +109,11 @@ def judge(
         "versions": software_versions(),
     }
     return Judgement(truth, paths, evaluator, evaluator.evaluate_in_detail(detections), detections, passport)
+
+
+def evaluator_of(annotations: Path, truth: CocoKeypoints) -> OksEvaluator:
+    """Prepares the ground truth for all who judge by this path; `truth` is the content of `annotations`."""
+    return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE)
 
 
 def _runtime(weights: Path) -> dict[str, str]:
