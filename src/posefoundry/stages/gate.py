@@ -7,6 +7,7 @@ from typing import Any
 from posefoundry.config import Evaluate, Gate, Register
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.gate import Decision, Production, decide
+from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.passport import first_difference
 from posefoundry.evaluation.progress import progress_bar
@@ -36,13 +37,25 @@ def run(
     }
     with atomic_directory(report) as folder:
         write_json_atomic(folder / "decision.json", document)
+        write_decision_page(
+            folder,
+            annotations=raw / "annotations" / f"{SPLIT}.json",
+            images=raw / "images" / SPLIT,
+            candidate_detections=evaluation / "detections.json",
+        )
     _print_summary(decision)
     tags = {
         "gate.passed": str(decision.passed).lower(),
         "gate.verdict": decision.verdict,
         "gate.compared_with": production.version if production else "",
     }
-    log_to_run(run, {"gate_passed": float(decision.passed)}, [report / "decision.json"], tags, stage="gate")
+    log_to_run(
+        run,
+        {"gate_passed": float(decision.passed)},
+        [report / "index.html", report / "decision.json"],
+        tags,
+        stage="gate",
+    )
     if not decision.passed:
         failed = (f"{rule.name}: {rule.sentence}" for rule in decision.rules if not rule.passed)
         raise RejectedError("These rules fail:\n  " + "\n  ".join(failed))

@@ -120,7 +120,7 @@ def _svg(axes: Axes, drawn: Sequence[str], description: str) -> "Markup":
     )
     # Everything in here is numbers, or escaped above.
     inside = "".join((*frame, *drawn))
-    return Markup(  # noqa: S704
+    return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(description)}">'
         f"{inside}</svg>"
     )

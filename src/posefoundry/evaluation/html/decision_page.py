@@ -51,14 +51,16 @@ def write_decision_page(
     candidate = Folder(candidate_detections.parent).rows(candidate_detections.name) if candidate_detections else []
     truth = load_coco_keypoints(annotations)
     passed = decision.get("passed") is True
-    mode = str(decision.get("mode") or "")
+    mode, verdict = (str(decision.get(key) or "") for key in ("mode", "verdict"))
+    sentence = str(decision.get("sentence") or verdict or "No decision was found.")
     return write_page(
         folder / PAGE,
         "decision.html",
         title="Passed" if passed else "Rejected",
         passed=passed,
         decision=decision,
-        sentence=_headline(str(decision.get("sentence") or decision.get("verdict") or "No decision was found.")),
+        sentence=_headline(sentence),
+        verdict="" if verdict == sentence else verdict,
         mode=MODES.get(mode, mode.replace("_", " ")),
         rules=[_rule(rule) for rule in _rows(decision, "rules")],
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
@@ -157,7 +159,9 @@ def _round_step(reach: float) -> float:
     return next((step for step in steps if reach / step <= 3.5), 1.0)
 
 
-def _numbers(candidate: Mapping[str, Any], production: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
+def _numbers(
+    candidate: Mapping[str, Any], production: Mapping[str, Any]
+) -> list[tuple[str, float | None, float | None]]:
     wanted = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ap_m", "oks_ap_l", "oks_ar", "box_ap")
     return [
         (name, number(candidate.get(name)), number(production.get(name)))

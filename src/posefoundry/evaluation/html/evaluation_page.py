@@ -39,9 +39,10 @@ ERROR_TYPES = {
 PLURALS = {"inversion": "inversions", "swap": "swaps", "miss": "misses", "missed_person": "missed persons"}
 MIN_PERSONS = 10  # fewer are no ground for a sentence about a slice
 SLICE_COLUMNS = (
-    ("images", "images", "count"), ("persons", "persons", "count"), ("keypoints", "keypoints", "count"),
-    ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"), ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"),
-    ("pck", "PCK", "share"), ("mean_error_px", "error px", "px"), ("normalised_error", "error / size", "share"),
+    ("persons", "persons", "count"), ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"),
+    ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"), ("pck", "PCK", "share"),
+    ("mean_error_px", "error px", "px"), ("normalised_error", "error / size", "share"), ("images", "images", "count"),
+    ("keypoints", "keypoints", "count"),
 )  # fmt: skip
 
 
@@ -105,7 +106,9 @@ def _findings(
     if oks:
         share = sum(value >= 0.5 for value in oks) / len(oks)
         found.append(f"{percent(share)} of {len(oks)} persons are found (OKS of .50 or more at a score from .25).")
-    judged = [row for row in slices if number(row.get("oks_ap")) is not None and whole(row.get("persons")) >= MIN_PERSONS]
+    judged = [
+        row for row in slices if number(row.get("oks_ap")) is not None and whole(row.get("persons")) >= MIN_PERSONS
+    ]
     for is_keypoint, what in ((True, "The weakest keypoint is the"), (False, "The weakest slice is")):
         rows = [r for r in judged if (r.get("group") == "keypoint") == is_keypoint and r.get("group") != "all"]
         if len(rows) > 1:
@@ -115,7 +118,8 @@ def _findings(
     lost = {kind: value for kind, v in _table(errors, "ap_lost").items() if (value := number(v)) is not None}
     if lost:
         kind = max(lost, key=lambda name: lost[name])
-        found.append(f"Most AP is lost to {PLURALS.get(kind, words(kind))}: without, the AP would be {decimal(lost[kind])} higher.")
+        name, gain = PLURALS.get(kind, words(kind)), decimal(lost[kind])
+        found.append(f"Most AP is lost to {name}: without, the AP would be {gain} higher.")
     return found
 
 
@@ -136,9 +140,7 @@ def _precision_chart(rows: Sequence[Mapping[str, str]], metrics: Mapping[str, An
 
 
 def _oks_charts(rows: Sequence[Mapping[str, str]]) -> "dict[str, Any] | None":
-    persons = [
-        (oks, number(row.get("area_px2")) or 0.0) for row in rows if (oks := number(row.get("oks"))) is not None
-    ]
+    persons = [(oks, number(row.get("area_px2")) or 0.0) for row in rows if (oks := number(row.get("oks"))) is not None]
     if not persons:
         return None
     sizes = {
@@ -179,7 +181,7 @@ def _keypoint_bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _error_bars(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
     counts, lost = _table(errors, "counts"), _table(errors, "ap_lost")
     names = [*ERROR_TYPES, *sorted({*counts, *lost} - {*ERROR_TYPES})]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "explained": ERROR_TYPES.get(name, ""),
@@ -189,11 +191,11 @@ def _error_bars(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name in names
         if name in counts or name in lost
     ]
-    most = max((row["count"] or 0 for row in rows if row["name"] != "good"), default=0)
-    worst = max((row["lost"] or 0 for row in rows), default=0)
+    most = max((number(n) or 0 for name, n in counts.items() if name != "good"), default=0)
+    worst = max((number(n) or 0 for n in lost.values()), default=0)
     for row in rows:
-        row["count_share"] = min((row["count"] or 0) / most, 1.0) if most else 0.0
-        row["lost_share"] = max((row["lost"] or 0) / worst, 0.0) if worst else 0.0
+        row["count_share"] = min((number(row["count"]) or 0) / most, 1.0) if most else 0.0
+        row["lost_share"] = max((number(row["lost"]) or 0) / worst, 0.0) if worst else 0.0
     return rows
 
 

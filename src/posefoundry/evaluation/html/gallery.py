@@ -20,6 +20,7 @@ PER_GROUP = 12
 PER_FACET_VALUE, MAX_PER_GROUP = 2, 24
 MAX_FACET_VALUES = 12  # a tag with more is a name rather than a kind
 MAX_PERSONS_DRAWN = 40
+MIN_LABELLED_BOX = 40  # units of the picture: in a crowd, words would hide what they speak of
 SMALL_PX2, MEDIUM_PX2 = 32**2, 96**2  # COCO's bounds of size, cocodataset.org/#detection-eval
 
 
@@ -203,7 +204,8 @@ class _Layers:
             detection = _partner(free, matched.get("score"))
             oks = number(matched.get("oks")) or 0.0
             if detection is None:
-                truth.append(self._person(annotation, photo, "missed", "missed", boxed=True))
+                is_wide = annotation["bbox"][2] * photo.scale > MIN_LABELLED_BOX
+                truth.append(self._person(annotation, photo, "missed" if is_wide else "", "missed", boxed=True))
                 continue
             free.remove(detection)
             truth.append(self._person(annotation, photo, f"OKS {oks:.2f}", "poor" if oks < 0.5 else ""))

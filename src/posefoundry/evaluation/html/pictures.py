@@ -90,7 +90,7 @@ def person(
     if label:
         left, top = max(x, 0) + 4, max(y - 5, 15)
         parts.append(f'<text class="tag" x="{left:.1f}" y="{top:.1f}">{escape(label)}</text>')
-    return Markup(f'<g class="{escape(style)}">{"".join(parts)}</g>')  # noqa: S704 (numbers, or escaped)
+    return Markup(f'<g class="{escape(style)}">{"".join(parts)}</g>')
 
 
 def error_lines(annotation: Mapping[str, Any], detection: Mapping[str, Any], scale: float) -> "Markup":
@@ -103,7 +103,7 @@ def error_lines(annotation: Mapping[str, Any], detection: Mapping[str, Any], sca
         for a, b in zip(truth, found, strict=False)
         if a[2] > 0
     )
-    return Markup(f'<path class="error" d="{lines}"/>') if lines else Markup()  # noqa: S704 (numbers)
+    return Markup(f'<path class="error" d="{lines}"/>') if lines else Markup()
 
 
 def _photo(path: Path, long_side_px: int, quality: int) -> Photo:

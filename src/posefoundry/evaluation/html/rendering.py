@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -49,6 +48,11 @@ def measure(value: Any) -> str:
     known = number(value)
     digits = 3 if known is None or abs(known) < 10 else 1 if abs(known) < 1000 else 0
     return decimal(known, digits)
+
+
+def plain(value: Any) -> str:
+    """Returns a value of a passport; a fraction without the digits that only binary numbers have."""
+    return f"{value:.6g}" if isinstance(value, float) else NOT_APPLICABLE if value is None else str(value)
 
 
 def probability(value: Any) -> str:
@@ -104,9 +108,8 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "decimal": decimal, "signed": signed, "share": percent, "quantity": count, "words": words, "measure": measure,
-        "probability": probability,
-        "slice_title": slice_title, "number": number,
+        "decimal": decimal, "signed": signed, "share": percent, "quantity": count, "measure": measure, "plain": plain,
+        "probability": probability, "words": words, "slice_title": slice_title, "number": number,
     }  # fmt: skip
     return environment
 

@@ -97,7 +97,9 @@
         image.replaceWith(use);
       });
       all("[id]", panels).forEach((element) => element.removeAttribute("id"));
-      dialog.querySelector(".stage").replaceChildren(panels, card.querySelector("figcaption").cloneNode(true));
+      const stage = dialog.querySelector(".stage");
+      stage.classList.toggle("triple", card.classList.contains("triple"));
+      stage.replaceChildren(panels, card.querySelector("figcaption").cloneNode(true));
       dialog.showModal();
     });
   }
