@@ -53,6 +53,7 @@ def write_decision_page(
     passed = decision.get("passed") is True
     mode, verdict = (str(decision.get(key) or "") for key in ("mode", "verdict"))
     sentence = str(decision.get("sentence") or verdict or "No decision was found.")
+    confidence = number(decision.get("confidence")) or 0.95
     return write_page(
         folder / PAGE,
         "decision.html",
@@ -63,7 +64,8 @@ def write_decision_page(
         verdict="" if verdict == sentence else verdict,
         mode=MODES.get(mode, mode.replace("_", " ")),
         rules=[_rule(rule) for rule in _rows(decision, "rules")],
-        forest=_forest(_rows(decision, "differences"), _margin(decision)),
+        forest=_forest(_rows(decision, "differences"), _margin(decision), 1 - confidence),
+        confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
         numbers=_numbers(_mapping(decision, "candidate"), _mapping(decision, "production")),
@@ -93,13 +95,13 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
     interval = rule.get("interval")
     return {
         "name": str(rule.get("name") or ""),
-        "slice": rule.get("slice"),
+        "artifact": str(rule.get("artifact") or ""),
         "asked": asked,
         "value": value,
         "reference": reference,
         "difference": number(rule.get("difference")),
         "interval": interval if isinstance(interval, list) and len(interval) == 2 else None,
-        "p_value": number(rule.get("p_value_holm", rule.get("p_value"))),
+        "p_value": next((p for key in ("p_value_holm", "p_value") if (p := number(rule.get(key))) is not None), None),
         "passed": rule.get("passed") is True,
         "sentence": str(rule.get("sentence") or ""),
     }
@@ -111,16 +113,15 @@ def _margin(decision: Mapping[str, Any]) -> float | None:
     return next((m for rule in rules if (m := number(rule.get("margin"))) is not None), None)
 
 
-def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None) -> dict[str, Any] | None:
+def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None, alpha: float) -> dict[str, Any] | None:
     """Returns the plot of differences: where each lies in per cent of the plot's width, and what it says."""
     known = []
     for row in rows:
-        difference, interval = number(row.get("difference")), row.get("interval")
-        if difference is None:
-            continue
-        ends = [number(end) for end in interval] if isinstance(interval, list) and len(interval) == 2 else []
-        low, high = (ends[0], ends[1]) if len(ends) == 2 else (None, None)
-        known.append((row, difference, difference if low is None else low, difference if high is None else high))
+        if (difference := number(row.get("difference"))) is not None:
+            interval = row.get("interval")
+            ends = [number(end) for end in interval] if isinstance(interval, list) and len(interval) == 2 else []
+            low, high = (end if end is not None else difference for end in ends or (difference, difference))
+            known.append((row, difference, low, high))
     if not known:
         return None
     reach = max(max(abs(low), abs(high)) for *_, low, high in known)
@@ -138,7 +139,8 @@ def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None) -> dict[str
             "at": at(difference),
             "left": at(low),
             "width": round(at(high) - at(low), 2),
-            "change": "better" if low > 0 else "worse" if high < 0 else "open",
+            "has_interval": low < high,
+            "change": _change(number(row.get("p_value_holm")), low, high, alpha),
         }
         for row, difference, low, high in known
     ]
@@ -151,6 +153,13 @@ def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None) -> dict[str
         "margin": None if not margin else (at(-margin), margin),
         "counts": {kind: sum(row["change"] == kind for row in plotted) for kind in ("better", "worse", "open")},
     }
+
+
+def _change(p_value: float | None, low: float, high: float, alpha: float) -> str:
+    """Tells whether a difference is proven: by its corrected p value, else by its interval."""
+    if low >= high or low <= 0 <= high or (p_value is not None and p_value >= alpha):
+        return "open"
+    return "better" if low > 0 else "worse"
 
 
 def _round_step(reach: float) -> float:
