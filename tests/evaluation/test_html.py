@@ -239,7 +239,7 @@ class Browser:
         from websockets.sync.client import connect
 
         command = [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0",
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
             f"--user-data-dir={profile}", "about:blank",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -299,22 +299,40 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 VISIBLE = "[...document.querySelectorAll({selector!r})].filter((e) => e.checkVisibility()).length"
-CONTRAST = """(() => {
+CONTRAST = r"""(() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
-  const light = (c) => { const [r, g, b] = parse(c).map(channel); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const behind = (e) => { for (; e; e = e.parentElement) {
-    const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.99) return `rgb(${c.slice(0, 3)})`;
-  } return getComputedStyle(document.body).backgroundColor; };
+  const parse = (colour) => colour.match(/[\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = parse(colour).map(channel);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor;
+      if (colour.startsWith("rgb(")) return colour;
+      if (parse(colour).at(-1) > 0) return null;  // translucent: no single colour
+    }
+  };
   const faint = [];
-  for (const e of document.querySelectorAll("h1, h2, h3, p, a, small, th, td, dt, dd, summary, label, .label, .result")) {
-    if (!e.checkVisibility() || !e.textContent.trim() || e.matches(".skip")) continue;
-    const background = behind(e); if (background.startsWith("color(")) continue;
+  for (const e of document.querySelectorAll("h1, h2, h3, p, a, b, small, th, td, dt, dd, summary, label, span")) {
+    const background = e.checkVisibility() && e.textContent.trim() && !e.matches(".skip") && behind(e);
+    if (!background) continue;
     const [a, b] = [light(getComputedStyle(e).color), light(background)].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05); if (ratio < 4.5) faint.push(`${e.className} ${e.textContent.trim().slice(0, 30)} ${ratio.toFixed(2)}`);
+    if ((a + 0.05) / (b + 0.05) < 4.5) faint.push(`${e.tagName} ${e.className} ${e.textContent.trim()}`);
   }
   return faint;
 })()"""
+UNNAMED = """[...document.querySelectorAll("svg[role=img], button, select, input")].filter(
+  (e) => !(e.ariaLabel || e.textContent.trim() || e.closest("label"))
+).length"""
+CHOOSE = """(() => {{
+  const field = document.querySelector({selector!r});
+  {change};
+  field.dispatchEvent(new Event({event!r}));
+}})()"""
+SLICES = """[...document.querySelectorAll("#slice-table tbody tr:not([hidden]) td:nth-child(3)")].map(
+  (cell) => cell.dataset.value
+)"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -325,8 +343,7 @@ def test_a_browser_shows_the_page_without_fault(browser, evaluation, gate, data,
     browser.open(path, width=width, scheme=scheme)
     assert browser.run("document.documentElement.scrollWidth") == width, "nothing sticks out sideways"
     assert browser.run(CONTRAST) == []
-    unnamed = "[...document.querySelectorAll('svg[role=img], button, select, input')].filter((e) => !(e.ariaLabel || e.textContent.trim() || e.closest('label'))).length"
-    assert browser.run(unnamed) == 0, "whoever cannot see it is told what it is"
+    assert browser.run(UNNAMED) == 0, "whoever cannot see it is told what it is"
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
     requests = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
@@ -339,13 +356,12 @@ def test_the_evaluation_page_filters_sorts_and_enlarges(browser, evaluation, dat
     browser.open(write_evaluation_page(evaluation, **data), width=1280)
     cards = VISIBLE.format(selector="#gallery .card")
     assert browser.run(cards) == 6
-    choose = "(() => {{ const s = document.querySelectorAll('[data-facet]')[{0}]; s.value = {1!r}; s.dispatchEvent(new Event('change')); }})()"
-    browser.run(choose.format(0, "persons=4+"))
+    browser.run(CHOOSE.format(selector="[data-facet]", change="field.value = 'persons=4+'", event="change"))
     assert browser.run(cards) == 1
     assert browser.run("document.querySelector('#gallery-count').textContent") == "1 of 6 images"
     browser.run("document.querySelector('#clear-facets').click()")
-    browser.run("[...document.querySelectorAll('[data-facet] option')].at(-1).parentElement.selectedIndex = 1;"
-                "document.querySelectorAll('[data-facet]').forEach((s) => s.dispatchEvent(new Event('change')))")  # fmt: skip
+    last = ".facets label:last-of-type [data-facet]"
+    browser.run(CHOOSE.format(selector=last, change="field.selectedIndex = 1", event="change"))
     assert browser.run(cards) == 3, "a tag of any letters can be chosen"
     browser.run("document.querySelector('#clear-facets').click(); document.querySelector('[data-tab=best]').click()")
     assert browser.run(VISIBLE.format(selector=".gallery-group")) == 1
@@ -353,15 +369,12 @@ def test_the_evaluation_page_filters_sorts_and_enlarges(browser, evaluation, dat
     assert browser.run(VISIBLE.format(selector="#gallery .panel.second")) == 0
     browser.run("document.querySelector('#see-aside').click()")
     assert browser.run(VISIBLE.format(selector="#gallery .panel.second")) == 6
-    names = "[...document.querySelectorAll('#slice-table tbody tr:not([hidden]) td:nth-child(3)')].map((c) => c.dataset.value)"
     browser.run("document.querySelectorAll('#slice-table thead button')[2].click()")
-    assert browser.run(names) == ["0.9", "0.5", "0.3", ""], "large first, and what has no value last"
+    assert browser.run(SLICES) == ["0.9", "0.5", "0.3", ""], "large first, and what has no value last"
     browser.run("document.querySelectorAll('#slice-table thead button')[2].click()")
-    assert browser.run(names) == ["0.3", "0.5", "0.9", ""]
-    browser.run(
-        "(() => { const f = document.querySelector('#slice-find'); f.value = 'wrist'; f.dispatchEvent(new Event('input')); })()"
-    )
-    assert browser.run(names) == ["0.3", ""]
+    assert browser.run(SLICES) == ["0.3", "0.5", "0.9", ""]
+    browser.run(CHOOSE.format(selector="#slice-find", change="field.value = 'wrist'", event="input"))
+    assert browser.run(SLICES) == ["0.3", ""]
     browser.run("document.querySelector('.gallery-group:not([hidden]) .enlarge').click()")
     assert browser.run("document.querySelector('#enlarged').open") is True
     assert browser.run("document.querySelector('#enlarged .stage use').getBoundingClientRect().width") > 300

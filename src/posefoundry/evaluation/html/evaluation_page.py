@@ -218,7 +218,7 @@ def _confusion(classes: Mapping[str, Any]) -> dict[str, Any] | None:
 def _calibration(content: Mapping[str, Any]) -> dict[str, Any] | None:
     listed = content.get("bins")
     bins = []
-    for row in listed if isinstance(listed, list) else []:
+    for row in [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []:
         score, right = number(row.get("mean_score")), number(row.get("fraction_right"))
         if score is not None and right is not None:
             bins.append((score, right, whole(row.get("detections"))))
