@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from posefoundry.config import Evaluate
+from posefoundry.evaluation.html import write_evaluation_page
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.report import write_report
@@ -11,17 +12,17 @@ from posefoundry.registry.runs import log_to_run
 from posefoundry.stages.runner import run_as_command
 
 SPLIT = "test"
-LOGGED = ("metrics.json", "passport.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays")
+LOGGED = ("index.html", "metrics.json", "passport.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays")
 
 
 def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, report: Path) -> None:
     """Judges the best weights on the test split: OKS and box AP, curves, and pictures of the worst and best images."""
+    annotations, images = raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT
     with progress_bar("evaluate") as progress:
-        judgement = judge_weights(
-            weights, raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT, settings, progress=progress
-        )
+        judgement = judge_weights(weights, annotations, images, settings, progress=progress)
     with atomic_directory(report) as folder:
         write_report(folder, judgement, overlay_images=settings.overlay_images)
+        write_evaluation_page(folder, annotations=annotations, images=images)
     metrics = judgement.evaluation.metrics
     log_to_run(
         run,
