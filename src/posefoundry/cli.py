@@ -325,7 +325,7 @@ def import_weights(
         "posefoundry sigmas annotations=first.json second=second.json",
         "posefoundry sigmas annotations=first.json second=second.json out=sigmas.yaml",
         "",
-        "[bold]Keys[/]  annotations, second (COCO files of the same images by two annotators), out (.yaml or .json), seed",
+        "[bold]Keys[/]  annotations, second (COCO files of two annotators), out (.yaml or .json), seed",
     ),
 )
 def sigmas(words: Words = None) -> None:
