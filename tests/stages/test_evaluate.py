@@ -61,13 +61,15 @@ def test_the_report_is_written_and_the_training_run_told(inputs):
     evaluate.run(FEW, **inputs)
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
-        "index.html", "metrics.json", "passport.json", "detections.json", "pr_curve.csv", "oks_hist.csv", "plots",
+        "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv", "oks_hist.csv",
+        "plots",
         "overlays",
     }  # fmt: skip
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == 3
     assert metrics["detections"] == len(json.loads((report / "detections.json").read_text())) > 0
     assert json.loads((report / "passport.json").read_text())["input_size_px"] == 96
+    assert json.loads((report / "warnings.json").read_text()) == []
     run_id = json.loads(inputs["run"].read_text())["run_id"]
     client = store.client()
     run = client.get_run(run_id)
