@@ -61,9 +61,8 @@ def test_the_report_is_written_and_the_training_run_told(inputs):
     evaluate.run(FEW, **inputs)
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
-        "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv", "oks_hist.csv",
-        "plots",
-        "overlays",
+        "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv",
+        "oks_hist.csv", "plots", "overlays",
     }  # fmt: skip
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == 3

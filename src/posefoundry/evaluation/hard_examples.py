@@ -9,8 +9,9 @@ import numpy as np
 
 from posefoundry.datasets.coco import CocoKeypoints
 from posefoundry.datasets.pairing import box_iou_xywh
+from posefoundry.evaluation.fast_oks import MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match, match_persons
-from posefoundry.evaluation.oks import MAX_POSES_PER_IMAGE, OksEvaluator
+from posefoundry.evaluation.oks import OksEvaluator
 
 # An image beyond these is fine in that respect, however few are worse.
 GOOD_OKS = 0.75
