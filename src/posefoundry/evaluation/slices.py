@@ -14,13 +14,17 @@ Of size and truncation as in COCO: a person outside the slice is ignored, and so
 lies outside itself.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from posefoundry.datasets.tags import check_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -179,21 +183,26 @@ class Slicer:
         return values
 
 
-def read_tags(content: str, file_names: Sequence[str], where: str) -> dict[str, list[str | None]]:
+def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | None]]:
     """Reads tags of images from a CSV: a column `file_name`, each other column a tag. Cells may be empty.
 
     Args:
-        content: The text of the file.
+        path: The file.
         file_names: The I images.
-        where: What the file is called in messages.
+
+    Returns:
+        For each tag its value in each image; None where an image has none.
 
     Raises:
-        PosefoundryError: It has no column `file_name`, or names an image twice or one that is not there.
+        PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
+            that is not there, or has a tag that a slice cannot be named by.
     """
-    import csv
-    import io
-
-    rows = list(csv.DictReader(io.StringIO(content.removeprefix("\ufeff"))))
+    where = str(path)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8: {error}.") from None
+    rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
         raise PosefoundryError(f"{where}: expected a CSV with a column file_name and a column a tag, got {columns}.")
@@ -207,6 +216,7 @@ def read_tags(content: str, file_names: Sequence[str], where: str) -> dict[str, 
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise PosefoundryError(f"{where}: expected images of the annotation file, got {strange[0]!r}{more}.")
     tags = [column for column in columns if column != "file_name"]
+    check_tags(where, {tag: {row[tag] or "" for row in tags_of.values()} for tag in tags})
     return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
 
 
