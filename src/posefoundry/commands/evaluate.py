@@ -134,12 +134,7 @@ def _tags(path: Path, images: list[dict[str, Any]]) -> dict[str, list[str | None
                 f"evaluate: tags: expected images with a 'file_name', by which {path} names them, got none in "
                 f"images[{number}] of the annotations."
             )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PosefoundryError(f"evaluate: tags: expected a CSV file in UTF-8, got {path}: {reason}.") from None
-    return read_tags(text, [image["file_name"] for image in images], str(path))
+    return read_tags(path, [image["file_name"] for image in images])
 
 
 def _slice_rows(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -201,7 +201,8 @@ def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | Non
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8: {error}.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8, got: {reason}.") from None
     rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
