@@ -142,6 +142,10 @@ class Train(Section):
     ema_ramp_updates: PositiveFloat = 2000.0
     validate_every_epochs: PositiveInt = 1
     image_cache_gib: NonNegativeFloat = 2.0
+    early_stop_epochs: NonNegativeInt = 0
+    checkpoint_every_steps: NonNegativeInt = 500
+    keep_checkpoints: PositiveInt = 2
+    freeze_layers: NonNegativeInt = 0
     freeze_batchnorm: bool = False
     loader_workers: NonNegativeInt = 0
     loss: LossGains = LossGains()

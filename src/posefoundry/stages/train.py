@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posefoundry.config import Register, Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
-from posefoundry.processes import die_with_parent
+from posefoundry.processes import die_with_parent, stop_on_signals
 from posefoundry.stages.runner import run_as_command
+from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
 from posefoundry.training.progress import training_progress
 
@@ -27,7 +30,15 @@ STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
 
 
 def run(
-    settings: Train, register: Register, *, raw: Path, yolo: Path, data_checks: Path, models: Path, report: Path
+    settings: Train,
+    register: Register,
+    *,
+    raw: Path,
+    yolo: Path,
+    data_checks: Path,
+    checkpoints: Path,
+    models: Path,
+    report: Path,
 ) -> None:
     """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
     if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
@@ -42,25 +53,37 @@ def run(
     from posefoundry.training.distributed import join_process_group
     from posefoundry.training.session import train_model
 
-    group = join_process_group(settings.device)
+    dataset_yaml, val_annotations = yolo / "dataset.yaml", raw / "annotations" / "val.json"
     with ExitStack() as stack:
+        should_stop = stack.enter_context(stop_on_signals())
+        group = join_process_group(settings.device)
         stack.callback(group.close)
         observers: list[Observer] = []
         log = FileLog(report)
+        folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
         if group.is_main:
-            for folder in (models, report):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models))
+            # What belongs there of an interrupted training, its checkpoint holds.
+            for emptied in (models, report):
+                shutil.rmtree(emptied, ignore_errors=True)
+                emptied.mkdir(parents=True)
+            folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
+            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models, folder.path))
             observers = [log, stack.enter_context(training_progress()), mlflow_log]
-        best = train_model(
-            settings,
-            dataset_yaml=yolo / "dataset.yaml",
-            val_annotations=raw / "annotations" / "val.json",
-            weights_folder=models,
-            group=group,
-            observers=observers,
-        )
+        try:
+            best = train_model(
+                settings,
+                dataset_yaml=dataset_yaml,
+                val_annotations=val_annotations,
+                weights_folder=models,
+                group=group,
+                observers=observers,
+                checkpoints=folder,
+                should_stop=should_stop,
+            )
+        except StoppedError as stopped:
+            if group.is_main:
+                raise
+            sys.exit(stopped.exit_status)  # one of them tells it
         if group.is_main:
             from posefoundry.evaluation.learning_curves import plot_learning_curves
 
@@ -70,6 +93,29 @@ def run(
             )
             mlflow_log.keep_files(report)
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
+    if group.is_main:
+        folder.clear()
+
+
+def _own_folder(
+    settings: Train, checkpoints: Path, dataset_yaml: Path, val_annotations: Path, yolo: Path
+) -> CheckpointFolder:
+    """Returns the folder of this very training; tells of others' that lie beside it."""
+    from posefoundry.registry.lineage import dvc_hashes
+    from posefoundry.training.identity import digest, identity_of_training
+
+    content = dvc_hashes().get(yolo.as_posix())
+    identity = identity_of_training(
+        settings,
+        dataset_yaml=dataset_yaml,
+        val_annotations=val_annotations,
+        extra={"data by DVC": content} if content else {},
+    )
+    folder = CheckpointFolder(checkpoints / digest(identity), settings.keep_checkpoints, identity)
+    if not folder.steps():
+        for sentence in describe_others(folder):
+            print(sentence)
+    return folder
 
 
 def _leave_if_orphaned() -> None:
@@ -86,11 +132,23 @@ def _run_under_torchrun(n_processes: int) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
     command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, STAGE_PID: str(os.getpid())}
-    # The agent is torch's own program: only before it begins can it be told to end with this process.
-    status = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
-    if status != 0:
+    # The agent is torch's own program: only before it begins can it be told to end with this process. It gets its own
+    # session, so that a signal reaches it once, from here.
+    with (
+        stop_on_signals() as stop_asked,
+        subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent) as agent,
+    ):
+        while agent.poll() is None:
+            if stop_asked():
+                agent.send_signal(signal.SIGTERM)
+                agent.wait()
+            time.sleep(0.1)
+    if stop_asked() and agent.returncode != 0:
+        raise StoppedError("stopped by a signal; the next run goes on from the last checkpoint.")
+    if agent.returncode != 0:
         raise PosefoundryError(
-            f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
+            f"torchrun: expected {n_processes} processes to end well, got exit status {agent.returncode}; the cause "
+            "stands above."
         )
 
 
@@ -119,7 +177,7 @@ class _MlflowLog(Observer):
 
 
 @contextmanager
-def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path) -> Iterator[_MlflowLog]:
+def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path, checkpoints: Path) -> Iterator[_MlflowLog]:
     from posefoundry.registry.runs import TrainingRun
 
     params = {"train": settings.model_dump(mode="json")}

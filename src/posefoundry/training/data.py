@@ -137,7 +137,7 @@ class ShuffledBatches(Sampler[list[Item]]):
     """This process's share of each global batch: epoch after epoch, each a new order, the last short batch dropped.
 
     A dataset smaller than one batch is repeated to fill it. Where there are several `sides_px`, each batch is of one of
-    them, the same in all processes, and its items state which.
+    them, the same in all processes, and its items state which. An epoch that was interrupted goes on at batch `first`.
     """
 
     def __init__(
@@ -146,15 +146,20 @@ class ShuffledBatches(Sampler[list[Item]]):
         self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
         self.rank, self.n_processes = rank, n_processes
         self.sides_px = sides_px
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return max(1, self.n_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def order(self) -> np.ndarray:
+        """Returns the images of the epoch, of all processes together, in the order in which batches take them."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_images)
-        order = np.resize(order, max(self.n_images, self.batch_size))
-        for step, start in enumerate(range(0, len(self) * self.batch_size, self.batch_size)):
+        return np.resize(order, max(self.n_images, self.batch_size))
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        order = self.order()
+        for step in range(self.first, len(self)):
+            start = step * self.batch_size
             of_all = order[start : start + self.batch_size]
             side_px = self._side_px(step)
             yield [(self.epoch, int(index), *side_px) for index in np.array_split(of_all, self.n_processes)[self.rank]]
@@ -191,4 +196,6 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
         persistent_workers=False,
         prefetch_factor=4 if settings.loader_workers else None,
         multiprocessing_context="fork" if settings.loader_workers else None,
+        # Each epoch draws a seed for the workers: from a generator of its own, so that no other one moves by it.
+        generator=torch.Generator(),
     )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,8 @@ from torch import Tensor
 
 # A validation on rank 0 or a slow disk may keep the others waiting; a rank that is gone must not hang the job for ever.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ class ProcessGroup:
         if self.n_processes > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def from_main(self, value: T) -> T:
+        """Returns the main process's value, whatever the others give."""
+        if self.n_processes == 1:
+            return value
+        values = [value if self.is_main else None]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
 
     def gather(self, local: list[Any]) -> list[Any]:
         """Returns the lists of all processes joined, the same in each process, in order of rank."""
