@@ -183,7 +183,8 @@ def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path, chec
     params = {"train": settings.model_dump(mode="json")}
     start = settings.weights
     origin = {"train.weights_sha256": sha256_of_file(start)} if start and start.is_file() else {}
-    with TrainingRun.start(experiment, f"{settings.model} {settings.epochs} epochs", params, origin) as run:
+    name = f"{settings.model} {settings.epochs} epochs"
+    with TrainingRun.start(experiment, name, params, origin, kept_in=checkpoints) as run:
         run.log_dataset(yolo)
         run.write_run_file(models / "mlflow_run.json")
         yield _MlflowLog(run)

@@ -16,11 +16,14 @@ from posefoundry.files import sha256_of_file
 # Settings that change how a training is run, not what comes out of it.
 NOT_DECISIVE = {
     "checkpoint_every_steps",
+    "image_cache_folder",
     "image_cache_gib",
     "keep_checkpoints",
     "loader_workers",
+    "max_restarts",
     "nodes",
     "processes",
+    "stall_timeout_s",
 }
 # What the train stage depends on in dvc.yaml, below src/posefoundry.
 CODE = ("training", "models", "inference", "datasets/yolo.py", "evaluation/oks.py", "skeleton.py")
