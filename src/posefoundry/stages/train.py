@@ -44,7 +44,7 @@ def run(
     if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
         _run_under_torchrun(settings.processes)
         return
-    _leave_if_orphaned()
+    _end_with_launcher()
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
@@ -118,12 +118,14 @@ def _own_folder(
     return folder
 
 
-def _leave_if_orphaned() -> None:
-    """Ends a worker whose stage was killed before the worker could ask to end with it."""
-    try:
-        os.kill(int(os.environ.get(STAGE_PID, os.getpid())), 0)
-    except ProcessLookupError:
-        sys.exit(1)
+def _end_with_launcher() -> None:
+    """Lets a worker end with the processes that started it, also where those are gone already."""
+    if stage := os.environ.get(STAGE_PID):
+        die_with_parent()
+        try:
+            os.kill(int(stage), 0)
+        except ProcessLookupError:
+            sys.exit(1)
 
 
 def _run_under_torchrun(n_processes: int) -> None:
