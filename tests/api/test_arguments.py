@@ -89,7 +89,7 @@ def test_impossible_values_are_told_by_the_arguments_own_names():
 
 
 def test_neutral_values_of_the_field_pass():
-    assert settings(cutmix=0, bgr=0.0, patience=100, val=True, rect=False, deterministic=True) == settings()
+    assert settings(cutmix=0, bgr=0.0, val=True, rect=False, deterministic=True) == settings()
 
 
 @pytest.mark.parametrize(
