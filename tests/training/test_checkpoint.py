@@ -12,7 +12,7 @@ import torch
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models.weights import load_model
-from posefoundry.training import checkpoint
+from posefoundry.training import checkpoint, session
 from posefoundry.training.checkpoint import CheckpointFolder, describe_others, random_state, set_random_state
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.observer import FileLog, Observer
@@ -134,9 +134,21 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
             raise OSError(28, "No space left on device")
         save(state, stream)
 
+    def save_weights_when_there_is_room(path: Path, *given: object) -> None:
+        names.append(path.stem)
+        if len(names) < 3:
+            raise OSError(28, "No space left on device")
+        keep(path, *given)
+
+    names, keep = [], session.save_weights
     monkeypatch.setattr(checkpoint.torch, "save", save_until_full)
+    monkeypatch.setattr(session, "save_weights", save_weights_when_there_is_room)
     run(people, tmp_path, same)
-    assert "No space left on device. The training goes on" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "No space left on device. The training goes on" in told
+    assert "best weights of epoch 2 not written" in told
+    assert names == ["last", "best", "last", "best"]  # at the end there was room
+    assert weights(tmp_path, "best") == weights(uninterrupted, "best")
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
     folder = tmp_path / "checkpoints" / "this"
     assert sorted(path.name for path in folder.iterdir()) == ["step-000000002.json", "step-000000002.pt"]

@@ -1,5 +1,6 @@
 """From parameters and a dataset to weights on disk: everything that one training needs, put together."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -98,17 +99,27 @@ def train_model(
     trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
     best = BestSoFar()
 
+    unwritten: dict[str, tuple[dict[str, Tensor], int, Metrics]] = {}
+
     def write_weights(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
         facts = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json"), **(extra or {})}
         save_weights(weights_folder / f"{name}.safetensors", weights, info, facts)
 
+    def write_or_keep(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
+        unwritten.pop(name, None)
+        try:
+            write_weights(name, weights, epoch, metrics)
+        except OSError as error:  # a full disk may have room again at the end
+            unwritten[name] = weights, epoch, metrics
+            print(f"{name} weights of epoch {epoch} not written: {error}. The training goes on.", file=sys.stderr)
+
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> bool:
-        write_weights("last", average.state_dict(), epoch, metrics)
+        write_or_keep("last", average.state_dict(), epoch, metrics)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
             best.epoch, best.value, best.step, best.metrics = epoch, value, trainer.step, metrics
             best.weights = {name: tensor.detach().cpu().clone() for name, tensor in average.state_dict().items()}
-            write_weights("best", best.weights, epoch, metrics)
+            write_or_keep("best", best.weights, epoch, metrics)
         return bool(settings.early_stop_epochs) and epoch - best.epoch >= settings.early_stop_epochs
 
     trainer.checkpoints = Checkpoints(
@@ -122,9 +133,11 @@ def train_model(
     if trainer.checkpoints.restore() and group.is_main:
         print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
         if best.weights:
-            write_weights("best", best.weights, best.epoch, best.metrics)
+            write_or_keep("best", best.weights, best.epoch, best.metrics)
     _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
+    for name, kept in unwritten.items():
+        write_weights(name, *kept)
     if group.is_main:
         _show(trainer.observers, validator.pictures(trainer.average.model))
     return best
