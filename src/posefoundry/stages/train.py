@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from posefoundry.training.progress import training_progress
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
 
-# Tells torchrun's workers which process started them all.
+# Tells the workers which process started them all.
 STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
 
 
@@ -30,21 +29,20 @@ def run(
     settings: Train, register: Register, *, raw: Path, yolo: Path, data_checks: Path, models: Path, report: Path
 ) -> None:
     """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
-    if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
-        _run_under_torchrun(settings.processes)
+    if settings.total_processes > 1 and "WORLD_SIZE" not in os.environ:
+        _run_processes(settings)
         return
-    _leave_if_orphaned()
+    _end_with_launcher()
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
-    from posefoundry.training.distributed import join_process_group
+    from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
-    group = join_process_group(settings.device)
     with ExitStack() as stack:
-        stack.callback(group.close)
+        group = stack.enter_context(join_process_group(settings.device))
         observers: list[Observer] = []
         log = FileLog(report)
         if group.is_main:
@@ -53,14 +51,15 @@ def run(
                 folder.mkdir(parents=True)
             mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models))
             observers = [log, stack.enter_context(training_progress()), mlflow_log]
-        best = train_model(
-            settings,
-            dataset_yaml=yolo / "dataset.yaml",
-            val_annotations=raw / "annotations" / "val.json",
-            weights_folder=models,
-            group=group,
-            observers=observers,
-        )
+        with watched(group, settings.stall_timeout_s, mlflow_log.fail if group.is_main else None):
+            best = train_model(
+                settings,
+                dataset_yaml=yolo / "dataset.yaml",
+                val_annotations=raw / "annotations" / "val.json",
+                weights_folder=models,
+                group=group,
+                observers=observers,
+            )
         if group.is_main:
             from posefoundry.evaluation.learning_curves import plot_learning_curves
 
@@ -72,26 +71,20 @@ def run(
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
 
 
-def _leave_if_orphaned() -> None:
-    """Ends a worker whose stage was killed before the worker could ask to end with it."""
-    try:
-        os.kill(int(os.environ.get(STAGE_PID, os.getpid())), 0)
-    except ProcessLookupError:
-        sys.exit(1)
+def _end_with_launcher() -> None:
+    """Lets a worker end with the stage that started it, also where that is gone already."""
+    if launcher := os.environ.get(STAGE_PID):
+        die_with_parent()
+        if os.getppid() != int(launcher):
+            sys.exit(1)
 
 
-def _run_under_torchrun(n_processes: int) -> None:
-    """Starts this same command once a process, dividing the cores between them."""
-    threads = max(1, len(os.sched_getaffinity(0)) // n_processes) if hasattr(os, "sched_getaffinity") else 1
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, STAGE_PID: str(os.getpid())}
-    # The agent is torch's own program: only before it begins can it be told to end with this process.
-    status = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
-    if status != 0:
-        raise PosefoundryError(
-            f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
-        )
+def _run_processes(settings: Train) -> None:
+    """Starts this same command once a process, and again where one is lost."""
+    from posefoundry.training.launch import run_processes
+
+    os.environ[STAGE_PID] = str(os.getpid())
+    run_processes([sys.executable, "-m", "posefoundry.stages.train", *sys.argv[1:]], settings)
 
 
 class _MlflowLog(Observer):
@@ -111,6 +104,10 @@ class _MlflowLog(Observer):
 
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         self.run.log_image(image_bgr[..., ::-1], name)
+
+    def fail(self, cause: str) -> None:
+        """Ends the run as failed, for a process that is about to end without cleaning up."""
+        self.run.__exit__(PosefoundryError, PosefoundryError(cause), None)
 
     def keep_files(self, report: Path) -> None:
         """Keeps the logs and plots with the run."""

@@ -14,7 +14,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
-from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.losses import Criterion
 from posefoundry.training.observer import Observer
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
@@ -50,6 +50,8 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.settings, self.criterion, self.loader, self.group = settings, criterion, loader, group
         self.observers = observers if group.is_main else ()
+        if settings.sync_batchnorm:
+            model = synchronise_batchnorm(model, group)
         self.autocast_to_bf16 = uses_bf16(settings.precision, group.device)
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward: nn.Module = self.model
@@ -85,6 +87,7 @@ class Trainer:
                 started = time.perf_counter()
                 # BatchNorm's statistics are each process's own; all must judge the model that is kept.
                 self.group.take_from_main(self.average.model.buffers())
+                self.group.progress.reach(f"judging the weights of epoch {epoch + 1}")
                 metrics = validate(self.average.model)
                 values |= {f"val_{name}": value for name, value in metrics.items()}
                 values["validation_seconds"] = time.perf_counter() - started
@@ -118,7 +121,8 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """Learns from one batch: forward, loss, backward, clip, optimiser, average."""
-        device = self.group.device
+        device, progress = self.group.device, self.group.progress
+        progress.reach(f"step {self.step}: forward")
         batch = batch.to(device)
         learning_rate = learning_rate_at(self.step, len(self.loader), self.settings)
         for parameters in self.optimizer.param_groups:
@@ -127,6 +131,7 @@ class Trainer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_to_bf16):
             output = self.forward(images)
         loss = self.criterion(output, batch)
+        progress.reach(f"step {self.step}: backward, adding up gradients over all processes")
         # Distributed data parallel averages gradients; the loss is one share of a sum, so the share is scaled up.
         (loss.total * self.group.n_processes).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_norm, foreach=True)
@@ -136,6 +141,7 @@ class Trainer:
         shares = torch.stack([*(loss.terms[name] for name in self.criterion.terms), loss.n_positive_anchors.float()])
         self._unread.append((self.step, learning_rate, torch.cat([self.group.sum(shares), norm[None]])))
         self.step += 1
+        progress.reach(f"waiting for the images of step {self.step}")
 
     def _prepare_modules(self) -> None:
         self.forward.train()

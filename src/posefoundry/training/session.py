@@ -61,9 +61,10 @@ def train_model(
         PosefoundryError: The data or the weights to start from cannot be used, or the training diverged.
     """
     spec = read_dataset_yaml(dataset_yaml)
-    if group.n_processes != settings.processes:
+    if group.n_processes != settings.total_processes:
         raise PosefoundryError(
-            f"train.processes is {settings.processes}, but torchrun started {group.n_processes}; make them equal."
+            f"train.nodes x train.processes is {settings.nodes} x {settings.processes}, but torchrun started "
+            f"{group.n_processes} processes; make them equal."
         )
     torch.manual_seed(settings.seed)
     model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
