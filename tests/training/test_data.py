@@ -1,7 +1,5 @@
 """Which images a step sees, and how they look, depend on the seed and the epoch alone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,34 +67,6 @@ def test_a_dataset_smaller_than_a_batch_is_repeated() -> None:
     (batch,) = ShuffledBatches(3, 8, seed=1, rank=0, n_processes=1)
     assert len(batch) == 8
     assert {index for _, index in batch} == {0, 1, 2}
-
-
-WITH_AND_WITHOUT_WORKER = """
-import json, sys
-from pathlib import Path
-import torch
-from posefoundry.config import Train
-from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.training.data import TrainingImages, training_loader
-
-settings = Train(**json.loads(sys.argv[2]))
-images = TrainingImages(read_dataset_yaml(Path(sys.argv[1])), settings)
-loaders = [
-    training_loader(images, settings.model_copy(update={"loader_workers": n}), 0, torch.device("cpu")) for n in (0, 1)
-]
-pairs = list(zip(*loaders, strict=True))
-assert len(pairs) == 3
-for alone, helped in pairs:
-    assert torch.equal(alone.images, helped.images)
-    assert torch.equal(alone.keypoints_xyv, helped.keypoints_xyv)
-"""
-
-
-def test_workers_change_nothing(people: Path, settings: Train) -> None:
-    # In a process of its own: a worker is a fork, and what other tests left running in this one forks with it.
-    given = with_changes(settings, augment=Augment()).model_dump_json()
-    dataset = str(people / "yolo" / "dataset.yaml")
-    subprocess.run([sys.executable, "-c", WITH_AND_WITHOUT_WORKER, dataset, given], check=True, timeout=60)
 
 
 def test_collate_pads_persons_and_marks_them(people: Path, settings: Train) -> None:

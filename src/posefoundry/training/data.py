@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from posefoundry.config import Train
 from posefoundry.datasets.yolo import DatasetSpec, image_files, label_path_of, read_labels
 from posefoundry.errors import PosefoundryError
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.training.augment import Scene, mirror, mosaic, shift_colour, warp
-from posefoundry.training.batch import Batch, Sample, collate
+from posefoundry.training.batch import Sample
+from posefoundry.training.image_cache import ImageCache
 
 
 class TrainingImages(Dataset[Sample]):
@@ -37,11 +37,12 @@ class TrainingImages(Dataset[Sample]):
             read_labels(label_path_of(path), kpt_shape=spec.kpt_shape, n_classes=len(spec.class_names))
             for path in self.paths
         ]
-        self._cache: list[np.ndarray] = []
-        room = settings.image_cache_gib * 2**30 / settings.processes
-        while len(self._cache) < len(self) and room > 0:
-            self._cache.append(self._read_resized(len(self._cache)))
-            room -= self._cache[-1].nbytes
+        self._cache = ImageCache(
+            len(self),
+            settings.image_size_px,
+            limit_bytes=settings.image_cache_gib * 2**30 / settings.processes,
+            folder=settings.image_cache_folder,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +70,10 @@ class TrainingImages(Dataset[Sample]):
 
     def scene(self, index: int) -> Scene:
         """Returns an image at the training size, not augmented, with its persons in pixels."""
-        image = self._cache[index] if index < len(self._cache) else self._read_resized(index)
+        image = self._cache.get(index)
+        if image is None:
+            image = self._read_resized(index)
+            self._cache.put(index, image)
         labels = self.labels[index]
         height, width = image.shape[:2]
         centre_xy = labels.boxes_cxcywhn[:, :2] * (width, height)
@@ -110,21 +114,3 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             of_all = order[start : start + self.batch_size]
             yield [(self.epoch, int(index)) for index in np.array_split(of_all, self.n_processes)[self.rank]]
-
-
-def training_loader(images: TrainingImages, settings: Train, rank: int, device: torch.device) -> DataLoader[Batch]:
-    """Returns the loader of this process; set `loader.batch_sampler.epoch` before each epoch."""
-    if settings.loader_workers:
-        # A forked worker inherits OpenCV's pool of threads, but not the threads, and would wait for them for ever.
-        cv2.setNumThreads(1)
-    sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.processes)
-    return DataLoader(
-        images,  # type: ignore[arg-type]
-        batch_sampler=sampler,
-        num_workers=settings.loader_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        persistent_workers=False,
-        prefetch_factor=4 if settings.loader_workers else None,
-        multiprocessing_context="fork" if settings.loader_workers else None,
-    )

@@ -13,8 +13,9 @@ from posefoundry.datasets.yolo import DatasetSpec, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import ModelInfo, PoseModel, build_model
 from posefoundry.models.weights import save_weights, transfer_weights
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import Observer
