@@ -175,12 +175,12 @@ class _Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
-        lost = {rank: failure.exitcode for rank, failure in result.failures.items()}
+        lost = _lost(result)
         if PosefoundryError.exit_status in lost.values():
             self._remaining_restarts = 0
             self._shutdown(signal.SIGKILL)
         elif result.state is WorkerState.FAILED and self._remaining_restarts:
-            who = ", ".join(f"rank {rank} ({_ending(code)})" for rank, code in sorted(lost.items()))
+            who = ", ".join(f"rank {rank} ({_ending(code)})" for rank, code in lost.items())
             left = self._remaining_restarts - 1
             print(f"train: lost {who}; all go on from the last checkpoint, {left} restarts left.", file=sys.stderr)
         return result
@@ -229,12 +229,18 @@ def _run(agent: _Agent, n_nodes: int) -> RunResult:
                 agent.get_worker_group().spec.rdzv_handler.shutdown()
 
 
+def _lost(result: RunResult) -> dict[int, int]:
+    """Returns exit codes by rank of those that failed, without those that the agent then asked to end."""
+    codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
+    return {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
+
+
 def _ending(exit_code: int) -> str:
     return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit status {exit_code}"
 
 
 def _explain(result: RunResult, settings: Train) -> str:
-    endings = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
+    endings = _lost(result)
     who = ", ".join(f"rank {rank}: {_ending(code)}" for rank, code in endings.items())
     again = "" if PosefoundryError.exit_status in endings.values() else f" after {settings.max_restarts} restarts"
     return (

@@ -97,7 +97,8 @@ def _check_shared_memory(settings: Train) -> None:
     if held > free:
         raise PosefoundryError(
             f"{SHARED_MEMORY}: expected {held / 2**20:.0f} MiB free for the batches that train.loader_workers hold "
-            f"ready, got {free / 2**20:.0f}. Give the container more (docker run --shm-size) or lower train.loader_workers."
+            f"ready, got {free / 2**20:.0f}. Give the container more (docker run --shm-size) or "
+            "lower train.loader_workers."
         )
 
 

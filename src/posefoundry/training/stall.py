@@ -22,6 +22,8 @@ from typing import Protocol
 from posefoundry.errors import PosefoundryError
 
 PACKAGE_FOLDER = str(Path(__file__).parents[1])
+# Processes that stopped within this last share of the time limit have stopped together.
+SAME_TIME = 0.75
 # Seconds for what has to be said before the end, such as to a tracking server that may be what stalls.
 LAST_WORDS_S = 10.0
 
@@ -125,6 +127,7 @@ class StallWatch:
         except RuntimeError as error:  # the store of c10d has no narrower one
             if self.clock() - self.heard_at > self.timeout_s:
                 return f"the processes' common store has not answered for {self.timeout_s:g} s: {error}"
+            return None
         return self._verdict()
 
     def leave(self) -> None:
@@ -166,27 +169,24 @@ class StallWatch:
 
     def _verdict(self) -> str | None:
         now = self.clock()
-        done = {rank for rank, note in self.notes.items() if note.done}
-        silent = (rank for rank, moved_at in self.moved_at.items() if now - moved_at > self.timeout_s)
-        stalled = [rank for rank in silent if rank not in done]
-        if not stalled:
+        still_s = {
+            rank: now - moved_at
+            for rank, moved_at in self.moved_at.items()
+            if rank not in self.notes or not self.notes[rank].done
+        }
+        if not any(seconds > self.timeout_s for seconds in still_s.values()):
             return None
-        unheard = [rank for rank in stalled if rank not in self.notes]
-        frozen = [
-            rank for rank in stalled if rank in self.notes and now - self.seen_alive_at[rank] > self.timeout_s / 2
-        ]
-        if unheard:
-            who = ", ".join(f"rank {rank}" for rank in unheard)
-            return f"{who}: nothing heard for {self.timeout_s:g} s"
-        if frozen:
+        # Who stands with the first one is seen by a watch a moment later.
+        stalled = [rank for rank, seconds in still_s.items() if seconds > SAME_TIME * self.timeout_s]
+        if unheard := [f"rank {rank}" for rank in stalled if rank not in self.notes]:
+            return f"{', '.join(unheard)}: nothing heard for {self.timeout_s:g} s"
+        if frozen := [rank for rank in stalled if now - self.seen_alive_at[rank] > self.timeout_s / 2]:
             return self._name(frozen, "its whole process or host stands still")
-        if len(self.notes) < self.n_processes:
-            return None
-        earliest = min(note.phase for note in self.notes.values())
+        earliest = min(note.phase for note in self.notes.values() if not note.done)
         last = [rank for rank in stalled if self.notes[rank].phase == earliest]
         if not last:  # the one that all wait for moves, if slowly
             return None
-        if len(last) == self.n_processes:
+        if len(last) == len(still_s):
             return self._name(last, "all stand in the same place: look at the network between the hosts")
         return self._name(last, "the others wait for it")
 
@@ -214,6 +214,7 @@ def watch_for_stalls(
         last_words: Called with the verdict before the end.
     """
     watch = StallWatch(store, progress, rank, n_processes, timeout_s)
+    watch.look()
     done = threading.Event()
 
     def run() -> None:
