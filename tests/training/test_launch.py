@@ -14,20 +14,19 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.training.launch import find_meeting, interface_of, threads_a_process
 
 HERE = Path(__file__).parent
-STALL_TIMEOUT_S = 3
 
 
 def start(folder: Path, fault: str, **settings: object) -> subprocess.Popen[str]:
     (folder / "settings.json").write_text(json.dumps({"processes": 2, "batch_size": 2, **settings}))
     command = [sys.executable, str(HERE / "launch.py"), str(folder / "settings.json")]
-    command += [sys.executable, str(HERE / "group_member.py"), str(folder), fault, str(STALL_TIMEOUT_S)]
+    command += [sys.executable, str(HERE / "group_member.py"), str(folder), fault, "3" if fault in ("sleep", "freeze") else "60"]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def run(folder: Path, fault: str, **settings: object) -> tuple[int, str]:
     process = start(folder, fault, **settings)
-    _, told = process.communicate(timeout=120)
+    _, told = process.communicate(timeout=300)
     return process.returncode, told
 
 

@@ -63,7 +63,7 @@ def launch(command: list[str], settings: dict, folder: Path, host: str | None = 
 
 
 def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
-    told = [process.communicate(timeout=180)[1] for process in processes]
+    told = [process.communicate(timeout=300)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
