@@ -42,16 +42,17 @@ VERSION_PANEL = "Versions: promote, roll back, look"
 COMMON_KEYS = "device, project, name, exist_ok, verbose"
 TRAIN_KEYS = (
     "data, epochs, batch, imgsz, pretrained, workers, seed, optimizer, lr0, lrf, cos_lr, momentum, weight_decay, "
-    "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, hsv_h, hsv_s, hsv_v, degrees, translate, "
-    "scale, fliplr, mosaic, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
+    "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, keypoint_weights, hsv_h, "
+    "hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, cutout, mosaic, mixup, "
+    "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
     "freeze_batchnorm, " + COMMON_KEYS
 )
-VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, save_json, " + COMMON_KEYS
+VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
 PREDICT_KEYS = (
-    "source, model, imgsz, conf, iou, max_det, batch, half, classes, vid_stride, save, save_txt, save_conf, save_crop, "
-    "show, " + COMMON_KEYS
+    "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
+    "save_crop, show, " + COMMON_KEYS
 )
-EXPORT_KEYS = "format, imgsz, half, batch, opset, dynamic, simplify, " + COMMON_KEYS
+EXPORT_KEYS = "format, imgsz, half, end2end, batch, opset, dynamic, simplify, " + COMMON_KEYS
 
 ModelName = Annotated[
     str | None,
@@ -239,6 +240,28 @@ def export(words: Words = None) -> None:
     from posefoundry.commands import verbs
 
     verbs.export(words or [])
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry recipe                              which there are, and what to expect of each",
+        "posefoundry recipe instant",
+        "posefoundry recipe tier=instant",
+        "posefoundry recipe fine-tune train.weights=yolov8n-pose.pt ingest.coco.root=data/source",
+        "",
+        "[bold]Keys[/]  tier (instant, short or full), out (runs/recipes), recipes (their folder), and every setting",
+        "      of a recipe by its dotted name",
+    ),
+)
+def recipe(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)] = None,
+) -> None:
+    """Runs a recipe, a training with a known outcome, and compares; status 3 if the score is lower than expected."""
+    from posefoundry.commands.recipe import recipe as cook
+
+    cook(words or [])
 
 
 @app.command(

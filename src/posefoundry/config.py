@@ -77,7 +77,12 @@ class Validate(Section):
 
 
 class LossGains(Section):
-    """Weights of the loss terms, as published; `dfl` is of yolov8 and yolo11, `l1` and `rle` are of yolo26."""
+    """Weights of the loss terms, as published; `dfl` is of yolov8 and yolo11, `l1` and `rle` are of yolo26.
+
+    Attributes:
+        class_weights: By the class's name, how much it counts in the class loss; 1 where not stated.
+        keypoint_weights: By the keypoint's name, how much it counts in `pose` and `rle`; 1 where not stated.
+    """
 
     box: NonNegativeFloat = 7.5
     cls: NonNegativeFloat = 0.5
@@ -86,20 +91,30 @@ class LossGains(Section):
     kobj: NonNegativeFloat = 1.0
     l1: NonNegativeFloat = 1.5
     rle: NonNegativeFloat = 1.0
+    class_weights: dict[str, NonNegativeFloat] = {}
+    keypoint_weights: dict[str, NonNegativeFloat] = {}
 
 
 class Augment(Section):
-    """What happens to a training image."""
+    """What happens to a training image; what several make up together ends `mosaic_off_epochs` before training does."""
 
     flip_probability: Fraction = 0.5
+    flip_vertical_probability: Fraction = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     translate_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     scale_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    shear_degrees: Annotated[float, Field(ge=0, le=60)] = 0.0
+    perspective_fraction: Annotated[float, Field(ge=0, le=0.4)] = 0.0
     hsv_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.015
     hsv_saturation: Fraction = 0.7
     hsv_value: Fraction = 0.4
+    blur_probability: Fraction = 0.0
+    cutout_probability: Fraction = 0.0
     mosaic_probability: Fraction = 1.0
+    mixup_probability: Fraction = 0.0
+    copy_paste_probability: Fraction = 0.0
     mosaic_off_epochs: NonNegativeInt = 10
+    multi_scale_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class Train(Section):
@@ -131,6 +146,10 @@ class Train(Section):
     validate_every_epochs: PositiveInt = 1
     image_cache_gib: NonNegativeFloat = 2.0
     image_cache_folder: Path | None = None
+    early_stop_epochs: NonNegativeInt = 0
+    checkpoint_every_steps: NonNegativeInt = 500
+    keep_checkpoints: PositiveInt = 2
+    freeze_layers: NonNegativeInt = 0
     freeze_batchnorm: bool = False
     sync_batchnorm: bool = False
     loader_workers: NonNegativeInt = 0

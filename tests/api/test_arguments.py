@@ -40,6 +40,21 @@ def test_each_argument_reaches_its_setting():
     assert got.image_cache_gib > 1000 and got.ema_decay == 0.99
 
 
+def test_augmentations_of_the_field_reach_their_settings():
+    got = settings(
+        imgsz=640, mixup=0.1, copy_paste=0.2, shear=5, perspective=0.0005, flipud=0.3, blur=0.4, cutout=0.5,
+        multi_scale=0.25,
+    ).augment  # fmt: skip
+    assert (got.mixup_probability, got.copy_paste_probability, got.shear_degrees) == (0.1, 0.2, 5)
+    assert (got.flip_vertical_probability, got.blur_probability, got.cutout_probability) == (0.3, 0.4, 0.5)
+    assert got.perspective_fraction == pytest.approx(0.16)  # per px there, of half the image here
+    assert got.multi_scale_fraction == 0.25
+    weights = settings(class_weights={"person": 2}, keypoint_weights={"left_wrist": 0}).loss
+    assert (weights.class_weights, weights.keypoint_weights) == ({"person": 2}, {"left_wrist": 0})
+    assert settings(multi_scale=True).augment.multi_scale_fraction == 0.5
+    assert settings(multi_scale=False, perspective=0).augment == settings().augment
+
+
 def test_image_size_is_rounded_up_to_the_stride_and_short_trainings_warm_up_shortly():
     assert settings(imgsz=100).image_size_px == 128
     assert settings(epochs=2).warmup_epochs == 1
@@ -53,7 +68,7 @@ def test_image_size_is_rounded_up_to_the_stride_and_short_trainings_warm_up_shor
         (ValArguments, {"cnf": 0.1}, "val: unknown setting 'cnf'; did you mean 'conf'?"),
         (PredictArguments, {"imgsize": 320}, "predict: unknown setting 'imgsize'; did you mean 'imgsz'?"),
         (ExportArguments, {"formt": "onnx"}, "export: unknown setting 'formt'; did you mean 'format'?"),
-        (TrainArguments, {"mixup": 0.1}, "train: mixup: posefoundry does not do this; leave it out, or at 0.0"),
+        (TrainArguments, {"cutmix": 0.1}, "train: cutmix: posefoundry does not do this; leave it out, or at 0.0"),
         (TrainArguments, {"resume": True}, "train: resume: posefoundry does not do this"),
         (ExportArguments, {"format": "coreml"}, "export: format: Input should be 'onnx' or 'engine' (got 'coreml')"),
         (PredictArguments, {"conf": 2}, "predict: conf: Input should be less than or equal to 1 (got 2)"),
@@ -69,10 +84,12 @@ def test_refusals(kind, given, told):
 def test_impossible_values_are_told_by_the_arguments_own_names():
     with pytest.raises(PosefoundryError, match=r"train: batch: .*; lr0: .*greater than 0 \(got -1.0\); mosaic: "):
         settings(lr0=-1, mosaic=3, batch=0)
+    with pytest.raises(PosefoundryError, match=r"train: .*perspective: .*multi_scale: "):
+        settings(perspective=0.01, multi_scale=3)
 
 
 def test_neutral_values_of_the_field_pass():
-    assert settings(mixup=0, shear=0.0, patience=100, val=True, rect=False, deterministic=True) == settings()
+    assert settings(cutmix=0, bgr=0.0, patience=100, val=True, rect=False, deterministic=True) == settings()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +119,8 @@ def test_every_setting_of_training_can_be_reached():
     through_others = {"model", "weights", "image_size_px", "device", "precision", "optimizer", "schedule", "processes"}
     reached = {path.partition(".")[0] for path in module.TRAIN_SETTINGS.values()} | through_others
     assert set(Train.model_fields) - reached == {"image_cache_gib"}
-    augmentations = {p.removeprefix("augment.") for p in module.TRAIN_SETTINGS.values() if p.startswith("augment.")}
+    paths = {*module.TRAIN_SETTINGS.values(), *module.CONVERTED}
+    augmentations = {p.removeprefix("augment.") for p in paths if p.startswith("augment.")}
     assert augmentations == set(Train().augment.model_fields_set or type(Train().augment).model_fields)
 
 

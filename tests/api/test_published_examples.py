@@ -4,7 +4,6 @@ Training lasts one epoch at 64 px, addresses lead to this machine, and GPUs are 
 """
 
 import copy
-import importlib.util
 import re
 import shlex
 import sys
@@ -17,8 +16,6 @@ from posefoundry.export import onnx
 
 SEEDS = Path(__file__).resolve().parents[2] / ".." / "shared" / "seeds"
 FAMILIES = ("yolov8n-pose", "yolo11n-pose", "yolo26n-pose")
-
-TRAINS_YOLO26 = importlib.util.find_spec("posefoundry.training.musgd") is not None
 
 PYTHON = [
     """
@@ -104,16 +101,15 @@ def home(workplace, monkeypatch, request, traced):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_python_examples(name, home, web):
-    for example in _possible(PYTHON, name):
+    for example in PYTHON:
         run_python(example.format(name=name, web=web))
     assert (home / "path" / "to" / "best.onnx").is_file()
-    if _possible(["train"], name):
-        assert (home / "runs" / "pose" / "train2" / "weights" / "best.safetensors").is_file()
+    assert (home / "runs" / "pose" / "train2" / "weights" / "best.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_command_examples(name, home, web, monkeypatch):
-    for example in _possible(COMMANDS, name):
+    for example in COMMANDS:
         run_command(example.format(name=name, web=web), monkeypatch)
     assert (home / "predictions" / "bus.jpg").is_file()
 
@@ -133,11 +129,6 @@ def test_no_example_of_the_documents_is_missing():
     theirs -= {"", "from ultralytics import YOLO"}
     assert len(theirs) > 15
     assert theirs - ours == set()
-
-
-def _possible(examples, name):
-    """Leaves the training of yolo26 out where its losses are not there."""
-    return [example for example in examples if "train" not in example or name[:6] != "yolo26" or TRAINS_YOLO26]
 
 
 def run_python(example):

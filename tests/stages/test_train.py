@@ -29,7 +29,16 @@ SETTINGS = {
 }
 
 COMMAND = [sys.executable, "-m", "posefoundry.stages.train", "--raw", "data/raw", "--yolo", "data/yolo"]
-COMMAND += ["--data-checks", "checks.json", "--models", "models/train", "--report", "reports/train"]
+COMMAND += [
+    "--data-checks",
+    "checks.json",
+    "--checkpoints",
+    "models/checkpoints",
+    "--models",
+    "models/train",
+    "--report",
+    "reports/train",
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,13 @@ HERE = Path(__file__).parent
 def start(folder: Path, fault: str, **settings: object) -> subprocess.Popen[str]:
     (folder / "settings.json").write_text(json.dumps({"processes": 2, "batch_size": 2, **settings}))
     command = [sys.executable, str(HERE / "launch.py"), str(folder / "settings.json")]
-    command += [sys.executable, str(HERE / "group_member.py"), str(folder), fault, "3" if fault in ("sleep", "freeze") else "60"]
+    command += [
+        sys.executable,
+        str(HERE / "group_member.py"),
+        str(folder),
+        fault,
+        "3" if fault in ("sleep", "freeze") else "60",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

@@ -73,14 +73,24 @@ class TrainArguments(VerbArguments):
     kobj: float | None = None
     l1: float | None = None
     rle: float | None = None
+    class_weights: dict[str, float] | None = None
+    keypoint_weights: dict[str, float] | None = None
     hsv_h: float | None = None
     hsv_s: float | None = None
     hsv_v: float | None = None
     degrees: float | None = None
     translate: float | None = None
     scale: float | None = None
+    shear: float | None = None
+    perspective: Annotated[float, Field(ge=0)] | None = None
     fliplr: float | None = None
+    flipud: float | None = None
+    blur: float | None = None
+    cutout: float | None = None
     mosaic: float | None = None
+    mixup: float | None = None
+    copy_paste: float | None = None
+    multi_scale: bool | float | None = None
     close_mosaic: int | None = None
     ema_decay: float | None = None
     ema_ramp_updates: float | None = None
@@ -114,6 +124,12 @@ class TrainArguments(VerbArguments):
             del settings["optimizer"]
         if self.cos_lr is not None:
             settings["schedule"] = "cosine" if self.cos_lr else "linear"
+        if self.multi_scale is not None:
+            fraction = FRACTION_OF_MULTI_SCALE if self.multi_scale is True else float(self.multi_scale)
+            settings.setdefault("augment", {})["multi_scale_fraction"] = fraction
+        if self.perspective is not None:
+            half_side_px = settings.get("image_size_px", DEFAULTS.image_size_px) / 2
+            settings.setdefault("augment", {})["perspective_fraction"] = self.perspective * half_side_px
         if self.amp is False:
             settings["precision"] = "float32"
         if self.cache is not None:
@@ -133,6 +149,7 @@ class ValArguments(VerbArguments):
         data: As in `train`; by default what the model was trained on.
         split: `train`, `val` or `test`.
         imgsz: Long side of the model's input; by default what the model was trained at.
+        end2end: Of YOLO26, False measures the one-to-many head with NMS; by default as the weights say.
         save_json: Writes metrics.json and detections.json (COCO results) into the results' folder.
     """
 
@@ -144,6 +161,7 @@ class ValArguments(VerbArguments):
     iou: Annotated[float, Field(gt=0, le=1)] = 0.7
     max_det: Annotated[int, Field(ge=1)] = 300
     half: bool = False
+    end2end: bool | None = None
     save_json: bool = False
 
 
@@ -152,6 +170,7 @@ class PredictArguments(VerbArguments):
 
     Attributes:
         batch: Images a forward pass, of a folder, a list or a video.
+        end2end: Of YOLO26, False uses the one-to-many head with NMS; by default as the weights say.
         classes: Keeps persons of these class indices alone.
         vid_stride: Takes each so manieth frame of a video.
         save: Writes the drawn images and videos into the results' folder.
@@ -166,6 +185,7 @@ class PredictArguments(VerbArguments):
     max_det: Annotated[int, Field(ge=1)] = 300
     batch: Annotated[int, Field(ge=1)] = 1
     half: bool = False
+    end2end: bool | None = None
     classes: list[int] | int | None = None
     vid_stride: Annotated[int, Field(ge=1)] = 1
     save: bool = False
@@ -182,6 +202,7 @@ class ExportArguments(VerbArguments):
         format: `onnx` or `engine` (TensorRT, on a machine with an NVIDIA GPU and the tensorrt package).
         imgsz: Input size that the file states as its own; by default the model's.
         half: float16 within; input and output stay float32.
+        end2end: Of YOLO26, False writes the one-to-many head, whose outputs need NMS; the file says so.
         batch: Largest batch of an engine; an ONNX file takes any.
         opset: Of ONNX.
         dynamic: Either way the file takes any batch and any image size.
@@ -191,6 +212,7 @@ class ExportArguments(VerbArguments):
     format: Literal["onnx", "engine"] = "onnx"
     imgsz: ImageSize | None = None
     half: bool = False
+    end2end: bool | None = None
     batch: Annotated[int, Field(ge=1)] = 1
     opset: Annotated[int, Field(ge=18, le=23)] = 18
     dynamic: bool = True
@@ -216,14 +238,22 @@ TRAIN_SETTINGS = {
     "kobj": "loss.kobj",
     "l1": "loss.l1",
     "rle": "loss.rle",
+    "class_weights": "loss.class_weights",
+    "keypoint_weights": "loss.keypoint_weights",
     "hsv_h": "augment.hsv_hue",
     "hsv_s": "augment.hsv_saturation",
     "hsv_v": "augment.hsv_value",
     "degrees": "augment.rotate_degrees",
     "translate": "augment.translate_fraction",
     "scale": "augment.scale_fraction",
+    "shear": "augment.shear_degrees",
     "fliplr": "augment.flip_probability",
+    "flipud": "augment.flip_vertical_probability",
+    "blur": "augment.blur_probability",
+    "cutout": "augment.cutout_probability",
     "mosaic": "augment.mosaic_probability",
+    "mixup": "augment.mixup_probability",
+    "copy_paste": "augment.copy_paste_probability",
     "close_mosaic": "augment.mosaic_off_epochs",
     "ema_decay": "ema_decay",
     "ema_ramp_updates": "ema_ramp_updates",
@@ -231,8 +261,15 @@ TRAIN_SETTINGS = {
     "validate_every_epochs": "validate_every_epochs",
     "freeze_batchnorm": "freeze_batchnorm",
 }
+# Settings whose argument counts otherwise, or is rounded.
+CONVERTED = {
+    "image_size_px": "imgsz",
+    "augment.perspective_fraction": "perspective",
+    "augment.multi_scale_fraction": "multi_scale",
+}
 DEFAULTS = Train()
 UNLIMITED_CACHE_GIB = 1e6
+FRACTION_OF_MULTI_SCALE = 0.5  # what multi_scale=True means in the field
 
 # Arguments of the field without a counterpart here, with the values that change nothing.
 _COMMON_NEUTRAL: dict[str, tuple[Any, ...]] = {"mode": ("train", "val", "predict", "export"), "rect": (True, False)}
@@ -247,20 +284,15 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
         "plots": (True, False),
         "single_cls": (False,),
         "deterministic": (True,),
-        "multi_scale": (False, 0.0),
         "fraction": (1.0,),
         "freeze": (None, 0),
         "dropout": (0.0,),
         "nbs": (64,),
         "warmup_momentum": (0.8,),
         "warmup_bias_lr": (0.1,),
-        "shear": (0.0,),
-        "perspective": (0.0,),
-        "flipud": (0.0,),
         "bgr": (0.0,),
-        "mixup": (0.0,),
         "cutmix": (0.0,),
-        "copy_paste": (0.0,),
+        "copy_paste_mode": ("flip",),
     },
     "ValArguments": _COMMON_NEUTRAL
     | {"plots": (True, False), "augment": (False,), "agnostic_nms": (False,), "dnn": (False,), "single_cls": (False,)},
@@ -310,6 +342,6 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _in_field_words(text: str) -> str:
-    names = {ours: field for field, ours in TRAIN_SETTINGS.items()} | {"image_size_px": "imgsz"}
+    names = {ours: field for field, ours in TRAIN_SETTINGS.items()} | CONVERTED
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.sub(rf"\b(?:{pattern})\b", lambda match: names[match[0]], text)

@@ -23,7 +23,7 @@ def export(yolo: "YOLO", arguments: ExportArguments) -> Path:
 
     if arguments.format == "engine" and (reason := reason_to_skip(TensorRtExport())):
         raise PosefoundryError(f"export: a TensorRT engine cannot be made here: {reason}. Use format=onnx.")
-    model, info = yolo.model, yolo.details
+    model, info = yolo.model, yolo.with_head(arguments.end2end)
     if arguments.imgsz is not None:
         info = replace(info, image_size_px=arguments.imgsz)
     weights = yolo._opened.path

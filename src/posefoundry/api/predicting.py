@@ -38,6 +38,7 @@ def predict(
     predictor = yolo.predictor(
         arguments.device,
         arguments.half,
+        arguments.end2end,
         image_size_px=arguments.imgsz,
         confidence=arguments.conf,
         nms_iou=arguments.iou,

@@ -35,6 +35,7 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         yolo.predictor(
             arguments.device,
             arguments.half,
+            arguments.end2end,
             image_size_px=arguments.imgsz,
             confidence=settings.confidence,
             nms_iou=settings.nms_iou,

@@ -20,9 +20,9 @@ from posefoundry.api.metrics import PoseMetrics
 from posefoundry.api.opening import Opened, open_model
 from posefoundry.api.results import Results
 from posefoundry.errors import PosefoundryError
-from posefoundry.inference.backends import Backend, TorchBackend, load_backend
+from posefoundry.inference.backends import Backend, TorchBackend, load_backend, with_head
 from posefoundry.inference.predictor import Predictor
-from posefoundry.models import ModelInfo, PoseModel, transfer_weights
+from posefoundry.models import ModelInfo, PoseModel, needs_nms, transfer_weights
 from posefoundry.models.profile import Profile, profile_model
 
 
@@ -218,27 +218,47 @@ class YOLO:
 
         return str(export(self, parse(ExportArguments, arguments)))
 
-    def predictor(self, device: DeviceName = None, half: bool = False, **settings: Any) -> Predictor:
-        """Returns the Predictor behind `predict` and `val`, over a runtime that is kept from call to call."""
-        return Predictor(self._backend_on(device_name(device), half), **settings)
+    def predictor(
+        self, device: DeviceName = None, half: bool = False, end2end: bool | None = None, **settings: Any
+    ) -> Predictor:
+        """Returns the Predictor behind `predict` and `val`, over a runtime that is kept from call to call.
 
-    def _backend_on(self, device: str, half: bool) -> Backend:
+        Raises:
+            PosefoundryError: The device is not to be had, a setting is impossible, or see `with_head`.
+        """
+        return Predictor(self._backend_on(device_name(device), half, self.with_head(end2end)), **settings)
+
+    def with_head(self, end2end: bool | None) -> ModelInfo:
+        """Returns what the outputs mean when the head asked for is used; None is the one that the weights state.
+
+        Raises:
+            PosefoundryError: The family has one head, which needs NMS.
+        """
+        info = self.details
+        if end2end and needs_nms(info.architecture):
+            raise PosefoundryError(
+                f"end2end: expected a YOLO26 model, which has a head that needs no NMS, got {info.architecture}, which "
+                "has one head, and that one needs it. Leave end2end out."
+            )
+        return info if end2end is None or needs_nms(info.architecture) else replace(info, end2end=end2end)
+
+    def _backend_on(self, device: str, half: bool, info: ModelInfo) -> Backend:
         model = self._opened.model
         # PyTorch counts each change of a tensor in place, so that weights changed by hand are seen.
         changes = sum(tensor._version for tensor in model.state_dict(keep_vars=True).values()) if model else 0
-        key = (device, half, changes)
+        key = (device, half, info.end2end, changes)
         if self._backend is None or self._backend[0] != key:
-            self._backend = (key, self._open_backend(device, half))
+            self._backend = (key, self._open_backend(device, half, info))
         return self._backend[1]
 
-    def _open_backend(self, device: str, half: bool) -> Backend:
+    def _open_backend(self, device: str, half: bool, info: ModelInfo) -> Backend:
         opened = self._opened
         if opened.model is not None:
             precision = "float16" if half else "float32"
-            return TorchBackend(opened.model, opened.info, device=device, precision=precision)
+            return TorchBackend(opened.model, info, device=device, precision=precision)
         if half:
             raise PosefoundryError(f"{opened.path}: an exported model has its precision; export it with half=True.")
-        if device == "auto" and opened.backend is not None:
-            return opened.backend
         assert opened.path is not None  # an exported model is a file
-        return load_backend(opened.path, device=device)
+        if device == "auto" and opened.backend is not None:
+            return with_head(opened.backend, info.end2end, opened.path)
+        return load_backend(opened.path, device=device, end2end=info.end2end)

@@ -16,6 +16,8 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
 from posefoundry.models.profile import published_profiles
 
+HEADS = {True: "several boxes a person, thinned out by NMS", False: "one box a person, without NMS"}
+
 
 def train(words: list[str]) -> None:
     """Trains and says where the weights are."""
@@ -90,6 +92,7 @@ def info(words: list[str]) -> None:
         "architecture": details.architecture,
         "parameters": f"{profile.parameters:,} in use",
         "GFLOPs": f"{profile.gflops:.2f} at {profile.image_size_px} px",
+        "head": HEADS[details.needs_nms],
         "classes": ", ".join(details.class_names),
         "keypoints": f"{details.kpt_shape[0]} of {details.kpt_shape[1]} values: {names}",
         "file": model.ckpt_path or "none, new weights",

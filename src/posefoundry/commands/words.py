@@ -10,13 +10,14 @@ from posefoundry.errors import PosefoundryError
 TEXT_KEYS = frozenset({"model", "data", "source", "out", "project", "name", "format", "split"})
 
 
-def arguments_of(verb: str, words: list[str], *, bare: str | None = None) -> dict[str, Any]:
+def arguments_of(verb: str, words: list[str], *, bare: str | None = None, dotted: bool = False) -> dict[str, Any]:
     """Reads words into arguments.
 
     Args:
         verb: The command, for messages.
         words: `key=value`; values are read as YAML reads them: 3, 0.5, true, [0, 1], null.
         bare: The key that a word without `=` stands for.
+        dotted: Keys may name settings of sections, `train.epochs=3`.
 
     Raises:
         PosefoundryError: A word has no key where it needs one, or a key comes twice.
@@ -24,7 +25,8 @@ def arguments_of(verb: str, words: list[str], *, bare: str | None = None) -> dic
     arguments: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or not key.isidentifier():
+        parts = key.split(".") if dotted else [key]
+        if not equals or not all(part.isidentifier() for part in parts):
             if bare is None:
                 raise PosefoundryError(f"{verb}: expected key=value, got {word!r}. See posefoundry {verb} --help.")
             key, value = bare, word

@@ -37,7 +37,7 @@ def export_onnx(
 
     Args:
         model: Left as it is.
-        info: Travels in the file.
+        info: Travels in the file; of two heads, it tells which one is exported.
         path: The `.onnx` file, written whole or not at all.
         opset: ONNX operator set, 18 or later.
         weights_sha256: Fingerprint of the weights file that `model` was loaded from.
@@ -46,7 +46,9 @@ def export_onnx(
     """
     import onnx
 
-    network = _Network(copy.deepcopy(model).cpu(), dtype).eval()
+    copied = copy.deepcopy(model).cpu()
+    copied.head.use(end2end=info.end2end)
+    network = _Network(copied, dtype).eval()
     proto = _trace(network, stride_px=max(model.strides), opset=opset)
     _strip_machine_details(proto)
     _name_dimensions(proto)

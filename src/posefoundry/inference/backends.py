@@ -43,7 +43,7 @@ class TorchBackend:
 
     Args:
         model: Copied; the caller's stays as it is.
-        info: What its outputs mean.
+        info: What its outputs mean; of two heads, it tells which one is used.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`...
         precision: `float32`, `bfloat16` or `float16`; the convolutions that write pixels stay in float32.
         threads: CPU threads of PyTorch in this process; 0 leaves them as they are.
@@ -63,7 +63,9 @@ class TorchBackend:
         if threads:
             torch.set_num_threads(threads)
         self._dtype = PRECISIONS[precision]
-        fused = copy.deepcopy(model).to(self.device).fuse().requires_grad_(False)
+        fused = copy.deepcopy(model).to(self.device)
+        fused.head.use(end2end=info.end2end)
+        fused.fuse().requires_grad_(False)
         if self._dtype != torch.float32:
             fused.to_reduced_precision(self._dtype)
         self._model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -208,9 +210,9 @@ def load_backend(
     """
     match path.suffix:
         case ".onnx":
-            return _with_head(OnnxBackend(path, device=device, threads=threads), end2end, path)
+            return with_head(OnnxBackend(path, device=device, threads=threads), end2end, path)
         case ".engine":
-            return _with_head(TensorRtBackend(path, device=device), end2end, path)
+            return with_head(TensorRtBackend(path, device=device), end2end, path)
         case ".safetensors" | ".pt" | ".pth":
             model, info = load_model(path, end2end=end2end)
             return TorchBackend(model, info, device=device, precision=precision, threads=threads)
@@ -218,7 +220,12 @@ def load_backend(
     raise PosefoundryError(f"{path}: expected a model file ({', '.join(known)}), got {path.name!r}.")
 
 
-def _with_head(backend: Backend, end2end: bool | None, path: Path) -> Backend:
+def with_head(backend: Backend, end2end: bool | None, path: Path) -> Backend:
+    """Returns the runtime of an exported model if it has the head asked for; None asks for either.
+
+    Raises:
+        PosefoundryError: It was exported with the other one.
+    """
     has_both = not needs_nms(backend.info.architecture)
     if has_both and end2end is not None and end2end != backend.info.end2end:
         raise PosefoundryError(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from posefoundry.errors import PosefoundryError
 from posefoundry.models.blocks import Conv
 from posefoundry.models.families import HeadForm
 from posefoundry.models.flow import RealNVP
@@ -79,7 +80,7 @@ class PoseHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.strides, self.n_classes, self.kpt_shape, self.form = strides, n_classes, kpt_shape, form
-        self.end2end = True
+        self.end2end = True  # see `use`
         self._prefixes = ("", "one2one_") if form.one_to_one else ("",)
         n_keypoints, values = kpt_shape
         box_hidden = max(16, channels[0] // 4, 4 * form.bins)
@@ -133,6 +134,21 @@ class PoseHead(nn.Module):
         offsets = raw[:, :, :2] if self.form.one_to_one else 2 * raw[:, :, :2] - 0.5
         points = torch.cat(((offsets + anchors_xy) * strides_px, raw[:, :, 2:].sigmoid()), dim=2)
         return torch.cat((boxes_px, output.scores.float().sigmoid(), points.flatten(1, 2)), dim=1)
+
+    def use(self, *, end2end: bool) -> None:
+        """Makes inference read the one-to-one head, or the one-to-many head, whose boxes need NMS.
+
+        Without effect on a head that has no second one.
+
+        Raises:
+            PosefoundryError: The head asked for went with `drop_training_parts`.
+        """
+        if self.form.one_to_one and not hasattr(self, "one2one_cv2" if end2end else "cv2"):
+            raise PosefoundryError(
+                f"end2end={end2end}: expected a model with both heads, got a fused one, which keeps only the head in "
+                "use. Choose before fuse()."
+            )
+        self.end2end = end2end
 
     def drop_training_parts(self) -> None:
         """Removes what only training reads: the branches of the head not in use, the sigmas and the flow."""

@@ -96,7 +96,7 @@ def load_model(
     model.load_state_dict(state_dict)  # copies into float32, whatever the file has
     if end2end is not None and model.head.form.one_to_one:
         info = replace(info, end2end=end2end)
-    model.head.end2end = info.end2end
+    model.head.use(end2end=info.end2end)
     return model.to(device).eval(), info
 
 

@@ -29,6 +29,8 @@ HEAR_PEERS_S = 2.0
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -68,6 +70,15 @@ class ProcessGroup:
             with self.progress.waiting_for_peers("taking values from rank 0"):
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
+
+    def from_main(self, value: T) -> T:
+        """Returns the main process's value, whatever the others give."""
+        if self.n_processes == 1:
+            return value
+        values = [value if self.is_main else None]
+        with self.progress.waiting_for_peers("taking values from rank 0"):
+            dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
 
     def gather(self, local: list[Any]) -> list[Any]:
         """Returns the lists of all processes joined, the same in each process, in order of rank."""

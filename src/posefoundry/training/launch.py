@@ -24,7 +24,7 @@ from torch.distributed.elastic.rendezvous import RendezvousClosedError, Rendezvo
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from posefoundry.config import Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
 
 # Where the hosts of one training meet, `host:port`; an address is no property of a training, so params.yaml has none.
@@ -34,6 +34,7 @@ DEFAULT_PORT = 29500
 GRACE_S = 30
 JOIN_TIMEOUT_S = 600
 MONITOR_INTERVAL_S = 0.1
+STOPPED = "stopped by a signal; the next run goes on from the last checkpoint."
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
         settings: Section `train`: nodes, processes of each, how often a lost process may be replaced.
 
     Raises:
+        StoppedError: A signal asked for the end.
         PosefoundryError: A process failed for good, another host gave up, or the hosts did not find each other.
     """
     meeting = find_meeting(settings.nodes, os.environ)
@@ -78,6 +80,8 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
             f"the {settings.nodes} hosts of this training did not meet at {meeting.endpoint}: {error}. Check "
             f"that each has {RENDEZVOUS} set to the same reachable host:port, and that all were started."
         ) from None
+    if StoppedError.exit_status in _lost(result).values():
+        raise StoppedError(STOPPED)
     if result.is_failed():
         raise PosefoundryError(_explain(result, settings))
 
@@ -179,6 +183,8 @@ class _Agent(LocalElasticAgent):
         if PosefoundryError.exit_status in lost.values():
             self._remaining_restarts = 0
             self._shutdown(signal.SIGKILL)
+        elif StoppedError.exit_status in lost.values():
+            self._remaining_restarts = 0
         elif result.state is WorkerState.FAILED and self._remaining_restarts:
             who = ", ".join(f"rank {rank} ({_ending(code)})" for rank, code in lost.items())
             left = self._remaining_restarts - 1
@@ -217,10 +223,10 @@ def _run(agent: _Agent, n_nodes: int) -> RunResult:
     leave_open = False
     try:
         return agent.run()
-    except SignalException as signalled:
+    except SignalException:
         # Other hosts may wait for a replacement of this one.
         leave_open = True
-        sys.exit(128 + signalled.sigval)
+        raise StoppedError(STOPPED) from None
     except ConnectionError as error:  # the store went with its host
         raise RendezvousError(str(error)) from None
     finally:

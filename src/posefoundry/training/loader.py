@@ -24,7 +24,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.processes import die_with_parent
 from posefoundry.training.batch import Batch, collate
-from posefoundry.training.data import ShuffledBatches, TrainingImages
+from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
 
 BATCHES_AHEAD = 4  # a worker
 SHARED_MEMORY = Path("/dev/shm")
@@ -48,7 +48,8 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     Raises:
         PosefoundryError: The shared memory is too small for the batches that the workers hold ready.
     """
-    sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes)
+    sides_px = batch_sides_px(settings)
+    sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes, sides_px)
     n_workers = settings.loader_workers
     common: dict[str, Any] = {
         "batch_sampler": sampler,
@@ -59,7 +60,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     }
     if n_workers == 0:
         return DataLoader(images, **common)  # type: ignore[arg-type]
-    _check_shared_memory(settings)
+    _check_shared_memory(settings, max(sides_px))
     return DataLoader(
         images,  # type: ignore[arg-type]
         **common,
@@ -87,12 +88,12 @@ class _Begin:
         cv2.setNumThreads(1)
 
 
-def _check_shared_memory(settings: Train) -> None:
+def _check_shared_memory(settings: Train, side_px: int) -> None:
     """A full /dev/shm kills a worker by SIGBUS, which tells nobody anything; containers have 64 MB by default."""
     if not SHARED_MEMORY.is_dir():
         return
     share = -(-settings.batch_size // settings.total_processes)
-    held = settings.processes * settings.loader_workers * BATCHES_AHEAD * share * 3 * settings.image_size_px**2
+    held = settings.processes * settings.loader_workers * BATCHES_AHEAD * share * 3 * side_px**2
     free = shutil.disk_usage(SHARED_MEMORY).free
     if held > free:
         raise PosefoundryError(

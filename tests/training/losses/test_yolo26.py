@@ -12,6 +12,7 @@ from posefoundry.config import LossGains
 from posefoundry.models import HeadOutput, load_model
 from posefoundry.models.flow import RealNVP
 from posefoundry.skeleton import COCO_PERSON
+from posefoundry.training.losses.criterion import Weights
 from posefoundry.training.losses.yolo26 import Yolo26Criterion
 
 PARITY = Path(__file__).parents[3].parent / "shared" / "parity"
@@ -23,6 +24,7 @@ def criterion(**changes: object) -> Yolo26Criterion:
         "skeleton": COCO_PERSON,
         "strides_px": (8, 16, 32),
         "gains": LossGains(),
+        "weights": Weights(None, torch.ones(17)),
         "flow": RealNVP(),
         "epochs": 10,
     }

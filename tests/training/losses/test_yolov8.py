@@ -9,11 +9,18 @@ from torch import Tensor
 from posefoundry.config import LossGains
 from posefoundry.models import HeadOutput
 from posefoundry.skeleton import COCO_SIGMAS
+from posefoundry.training.losses.criterion import Weights
 from posefoundry.training.losses.yolov8 import Yolov8Criterion
 
 
 def criterion(**changes: object) -> Yolov8Criterion:
-    arguments = {"kpt_shape": (17, 3), "sigmas": COCO_SIGMAS, "strides_px": (8, 16, 32), "gains": LossGains()}
+    arguments = {
+        "kpt_shape": (17, 3),
+        "sigmas": COCO_SIGMAS,
+        "strides_px": (8, 16, 32),
+        "gains": LossGains(),
+        "weights": Weights(None, torch.ones(17)),
+    }
     return Yolov8Criterion(**(arguments | changes))
 
 

@@ -6,7 +6,8 @@ processes computes the loss of the whole batch.
 Shape legend: B images, M persons an image, A anchors, K keypoints, P positive anchors of all B images.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posefoundry.errors import PosefoundryError
 from posefoundry.models import HeadOutput
 from posefoundry.training.assigner import Assignment
 from posefoundry.training.batch import Batch
@@ -51,6 +53,18 @@ class Criterion(Protocol):
     def __call__(self, output: HeadOutput, batch: Batch) -> PoseLoss:
         """Returns the loss of the batch; its total counts times the global number of images, as published."""
         ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each class and each keypoint counts."""
+
+    classes: Tensor | None  # (C,); None: all the same
+    keypoints: Tensor  # (K,)
+
+    def to(self, device: torch.device) -> "Weights":
+        """Returns the weights on a device."""
+        return Weights(None if self.classes is None else self.classes.to(device), self.keypoints.to(device))
 
 
 @dataclass(frozen=True)
@@ -101,20 +115,35 @@ def boxes_from_distances(points_xy: Tensor, distances_ltrb: Tensor) -> Tensor:
     return torch.cat([points_xy - distances_ltrb[..., :2], points_xy + distances_ltrb[..., 2:]], -1)
 
 
-def oks_loss(predicted_xy: Tensor, positives: Positives, sigmas: Tensor, n_positive: Tensor) -> Tensor:
+def named_weights(setting: str, weights: Mapping[str, float], names: Sequence[str]) -> Tensor:
+    """Returns (len(names),) weights by name, 1 where none is stated.
+
+    Raises:
+        PosefoundryError: A name is unknown; the message has the setting and the nearest known name.
+    """
+    for name in weights:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the data has: {', '.join(names)}."
+            raise PosefoundryError(f"train.loss.{setting}: unknown name {name!r}; {hint}")
+    return torch.tensor([weights.get(name, 1.0) for name in names])
+
+
+def oks_loss(predicted_xy: Tensor, positives: Positives, sigmas: Tensor, weights: Tensor, n_positive: Tensor) -> Tensor:
     """1 - OKS of each keypoint (YOLO-Pose, Maji et al. 2022, arXiv:2204.06806), by the whole area of the box.
 
     Args:
         predicted_xy: (P, K, 2) in strides.
         positives: What they should be.
         sigmas: (K,).
+        weights: (K,), how much each keypoint counts.
         n_positive: Positive anchors of all processes.
     """
     n_keypoints = len(sigmas)
     area = (positives.boxes_xyxy[:, 2:] - positives.boxes_xyxy[:, :2]).prod(-1, keepdim=True)
     distance_squared = (predicted_xy - positives.keypoints_xy).square().sum(-1)
     exponent = distance_squared / ((2 * sigmas).square() * (area + 1e-9) * 2)
-    per_keypoint = (1 - torch.exp(-exponent)) * positives.visible
+    per_keypoint = (1 - torch.exp(-exponent)) * positives.visible * weights
     scale = n_keypoints / positives.visible.sum(-1, keepdim=True).clamp(min=1)
     return (per_keypoint * scale).sum() / (n_positive * n_keypoints)
 
@@ -127,6 +156,9 @@ def visibility_loss(raw_keypoints: Tensor, positives: Positives, n_positive: Ten
     return F.binary_cross_entropy_with_logits(logits, visible, reduction="sum") / (n_positive * visible.shape[-1])
 
 
-def class_loss(logits: Tensor, assignment: Assignment, score_sum: Tensor) -> Tensor:
-    """Binary cross entropy of all (B, A, C) class logits against the soft targets, over the sum of these."""
-    return F.binary_cross_entropy_with_logits(logits, assignment.scores, reduction="sum") / score_sum
+def class_loss(logits: Tensor, assignment: Assignment, score_sum: Tensor, weights: Tensor | None) -> Tensor:
+    """Binary cross entropy of all (B, A, C) class logits against the soft targets, over the sum of these.
+
+    `weights` (C,) say how much each class counts; None is for all the same, which costs less.
+    """
+    return F.binary_cross_entropy_with_logits(logits, assignment.scores, weights, reduction="sum") / score_sum

@@ -19,6 +19,7 @@ from posefoundry.training.losses.criterion import (
     PoseLoss,
     Positives,
     SumOverProcesses,
+    Weights,
     alone,
     boxes_from_distances,
     class_loss,
@@ -65,6 +66,7 @@ class Yolo26Criterion:
         skeleton: Its sigmas and its keypoints' names.
         strides_px: Strides of the levels.
         gains: Weights of the terms.
+        weights: Of classes and keypoints; a keypoint's in `rle` multiplies the published weight of its joint.
         flow: The model's flow; it learns with the model.
         epochs: Of the whole training.
         sum_over_processes: Adds a tensor up over all processes; the identity for a single one.
@@ -79,16 +81,17 @@ class Yolo26Criterion:
         skeleton: Skeleton,
         strides_px: tuple[int, ...],
         gains: LossGains,
+        weights: Weights,
         flow: RealNVP,
         epochs: int,
         sum_over_processes: SumOverProcesses = alone,
     ) -> None:
         self.kpt_shape = kpt_shape
         self.sigmas = torch.tensor(skeleton.sigmas)
-        self.joint_weights = joint_weights(skeleton.keypoint_names)
+        self.joint_weights = joint_weights(skeleton.keypoint_names) * weights.keypoints
         self.strides_px = strides_px
         self.min_side_px = float(strides_px[min(1, len(strides_px) - 1)])
-        self.gains = gains
+        self.gains, self.weights = gains, weights
         self.flow = flow
         self.epochs = epochs
         self.sum_over_processes = sum_over_processes
@@ -106,6 +109,7 @@ class Yolo26Criterion:
             raise ValueError("Expected the outputs of both heads, got one.")
         self.sigmas = self.sigmas.to(output.boxes.device)
         self.joint_weights = self.joint_weights.to(output.boxes.device)
+        self.weights = self.weights.to(output.boxes.device)
         outputs = (output, output.one_to_one)
         assignments = (self._assign(output, batch, ONE_TO_MANY), self._assign(output.one_to_one, batch, ONE_TO_ONE))
         n_images, heads = self._with_global_counts(outputs, assignments, batch)
@@ -186,11 +190,13 @@ class Yolo26Criterion:
         side_px = distances.new_tensor([width, height, width, height])
         l1 = ((distances - positives.distances_ltrb()).abs() * positives.strides_px / side_px).mean(-1)
         raw = positives.select(head.output.keypoints).unflatten(-1, self.kpt_shape)
+        keypoints_xy = self._keypoints_xy(raw, positives)
+        logits = head.output.scores.float().transpose(1, 2)
         return (
             ((1 - complete_iou(boxes_xyxy, positives.boxes_xyxy)) * weights).sum(),
-            oks_loss(self._keypoints_xy(raw, positives), positives, self.sigmas, head.n_positive),
+            oks_loss(keypoints_xy, positives, self.sigmas, self.weights.keypoints, head.n_positive),
             visibility_loss(raw, positives, head.n_positive),
-            class_loss(head.output.scores.float().transpose(1, 2), head.assignment, head.score_sum),
+            class_loss(logits, head.assignment, head.score_sum, self.weights.classes),
             (l1 * weights).sum(),
         )
 

@@ -15,6 +15,7 @@ from posefoundry.training.losses.criterion import (
     PoseLoss,
     Positives,
     SumOverProcesses,
+    Weights,
     alone,
     boxes_from_distances,
     class_loss,
@@ -34,6 +35,7 @@ class Yolov8Criterion:
         sigmas: (K,) of the skeleton.
         strides_px: Strides of the levels.
         gains: Weights of the terms.
+        weights: Of classes and keypoints.
         sum_over_processes: Adds a tensor up over all processes; the identity for a single one.
     """
 
@@ -46,12 +48,13 @@ class Yolov8Criterion:
         sigmas: tuple[float, ...],
         strides_px: tuple[int, ...],
         gains: LossGains,
+        weights: Weights,
         sum_over_processes: SumOverProcesses = alone,
     ) -> None:
         self.kpt_shape = kpt_shape
         self.sigmas = torch.tensor(sigmas)
         self.min_side_px = float(strides_px[min(1, len(strides_px) - 1)])
-        self.gains = gains
+        self.gains, self.weights = gains, weights
         self.sum_over_processes = sum_over_processes
 
     def start_epoch(self, epoch: int) -> None:
@@ -64,15 +67,16 @@ class Yolov8Criterion:
         positives = Positives.of(assignment, output, batch)
         n_images, score_sum, n_positive = self._global_counts(batch, assignment)
 
+        weights = self.weights.to(logits.device)
         box, dfl = _box_losses(positives.select(output.boxes), positives, score_sum)
         raw = positives.select(output.keypoints).unflatten(-1, self.kpt_shape)
         # The decoding of the families: (2 raw + anchor - 0.5) strides, with the anchor at the cell's centre.
         keypoints_xy = raw[..., :2] * 2 + (positives.points_xy - 0.5)[:, None]
         terms = {
             "box": box,
-            "pose": oks_loss(keypoints_xy, positives, self.sigmas.to(raw.device), n_positive),
+            "pose": oks_loss(keypoints_xy, positives, self.sigmas.to(raw.device), weights.keypoints, n_positive),
             "kobj": visibility_loss(raw, positives, n_positive),
-            "cls": class_loss(logits, assignment, score_sum),
+            "cls": class_loss(logits, assignment, score_sum, weights.classes),
             "dfl": dfl,
         }
         weighted = {name: terms[name] * getattr(self.gains, name) for name in self.terms}

@@ -1,0 +1,259 @@
+"""Images per second of a training's whole loop, and where the time goes, beside the plainest float32 loop.
+
+    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [compile=0]
+
+Drawn people; loader, forward, loss, backward, optimiser and moving average included. The plain loop is what one would
+write first: the same model, loss and augmentation in float32, images read from their files, the default memory format,
+AdamW and moving average one tensor at a time. All ways run in turn in one process; the fastest round of each counts.
+`validation` says how many images a second are judged.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.inference.backends import cpu_name
+from posefoundry.models import ModelInfo, build_model
+from posefoundry.stages import convert, ingest
+from posefoundry.training.data import TrainingImages
+from posefoundry.training.distributed import ProcessGroup, join_process_group
+from posefoundry.training.loader import training_loader
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import build_criterion
+from posefoundry.training.validation import Validator
+
+SHARES = ("loader", "forward", "loss", "backward", "optimiser", "average")
+OPTIONS = {"model": "yolov8n-pose", "imgsz": "256,640", "batch": "16", "steps": "6", "rounds": "3", "compile": "0"}
+VAL_IMAGES = 32
+
+
+class Stopwatch:
+    """Adds up seconds by name; waits for a GPU's work, so that each part is charged for its own."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        wait_for_gpu()
+        start = time.perf_counter()
+        yield
+        wait_for_gpu()
+        self.seconds[name] += time.perf_counter() - start
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.measure(name):
+                return function(*arguments, **named)
+
+        return timed
+
+
+@dataclass
+class Way:
+    """One way to train: a round of it, and what the rounds took."""
+
+    name: str
+    round: Callable[[Stopwatch | None], None]
+    seconds: float = float("inf")
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def main() -> None:
+    options = dict(OPTIONS)
+    for argument in sys.argv[1:]:
+        key, _, value = argument.partition("=")
+        if key not in options:
+            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
+        options[key] = value
+    batch, steps, rounds = (int(options[name]) for name in ("batch", "steps", "rounds"))
+    group = join_process_group("auto")
+    for imgsz in map(int, options["imgsz"].split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            settings = training_settings(options["model"], imgsz, batch)
+            draw_people(Path(folder), imgsz, n_images=batch * steps)
+            ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
+            if options["compile"] == "1":
+                ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
+            measure(ways, rounds)
+            validation = validation_speed(Path(folder), settings, group)
+        device = torch.cuda.get_device_name() if group.device.type == "cuda" else cpu_name()
+        title = f"{settings.model}, {imgsz} px, batch {batch}, {torch.get_num_threads()} threads, {device}"
+        show(ways, n_images=batch * steps, title=title, validation=validation)
+
+
+def training_settings(model: str, imgsz: int, batch: int) -> Train:
+    return Train(
+        model=model,
+        epochs=1000,
+        batch_size=batch,
+        image_size_px=imgsz,
+        optimizer="adamw",
+        learning_rate=0.001,
+        augment=Augment(mosaic_probability=0.0),
+    )
+
+
+def draw_people(folder: Path, imgsz: int, n_images: int) -> None:
+    size = SyntheticSource(image_size_px=imgsz, train_images=n_images, val_images=VAL_IMAGES, test_images=1)
+    ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
+    receipt, report = folder / "receipt.jsonl", folder / "convert.json"
+    convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
+
+
+def new_trainer(folder: Path, settings: Train, group: ProcessGroup) -> Trainer:
+    spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
+    torch.manual_seed(0)
+    model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
+    criterion = build_criterion(model, spec.skeleton, settings, group.sum)
+    loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
+    return Trainer(model, settings, criterion, loader, group)
+
+
+def our_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
+    trainer = new_trainer(folder, settings, group)
+
+    def epoch(watch: Stopwatch | None) -> None:
+        with spied_on(trainer, watch):
+            for batch in timed_loader(trainer.loader, watch):
+                trainer.train_step(batch)
+        wait_for_gpu()
+
+    precision = "bfloat16" if trainer.autocast_to_bf16 else "float32"
+    return Way(f"posefoundry, {precision}{', compiled' if settings.compile else ''}", epoch)
+
+
+def plain_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
+    trainer = new_trainer(folder, settings.model_copy(update={"image_cache_gib": 0.0}), group)
+    model, criterion, device = build_model(settings.model), trainer.criterion, group.device
+    model.to(device).train()
+    averages = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, foreach=False)
+
+    def move_averages() -> None:
+        for name, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                averages[name].mul_(0.999).add_(value, alpha=0.001)
+
+    def epoch(watch: Stopwatch | None) -> None:
+        time_of = watch.around if watch else lambda _, function: function
+        for batch in timed_loader(trainer.loader, watch):
+            batch = batch.to(device)
+            output = time_of("forward", model)(batch.images.float() / 255)
+            loss = time_of("loss", criterion)(output, batch).total
+            optimizer.zero_grad()
+            time_of("backward", loss.backward)()
+            time_of("optimiser", optimizer.step)()
+            time_of("average", move_averages)()
+        wait_for_gpu()
+
+    return Way("plain loop, float32", epoch)
+
+
+@contextmanager
+def spied_on(trainer: Trainer, watch: Stopwatch | None) -> Iterator[None]:
+    """Times the parts of the trainer's own step while the block runs."""
+    if watch is None:
+        yield
+        return
+    backward, forward, criterion = torch.Tensor.backward, trainer.forward, trainer.criterion
+    step, update = trainer.optimizer.step, trainer.average.update
+    torch.Tensor.backward = watch.around("backward", backward)  # type: ignore[method-assign]
+    trainer.forward = watch.around("forward", forward)  # type: ignore[assignment]
+    trainer.criterion = TimedCriterion(criterion, watch)  # type: ignore[assignment]
+    trainer.optimizer.step = watch.around("optimiser", step)  # type: ignore[method-assign]
+    trainer.average.update = watch.around("average", update)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.backward = backward  # type: ignore[method-assign]
+        trainer.forward, trainer.criterion = forward, criterion
+        trainer.optimizer.step, trainer.average.update = step, update  # type: ignore[method-assign]
+
+
+class TimedCriterion:
+    """The loss, timed."""
+
+    def __init__(self, criterion: Any, watch: Stopwatch) -> None:
+        self.terms, self._timed = criterion.terms, watch.around("loss", criterion)
+
+    def __call__(self, output: Any, batch: Any) -> Any:
+        return self._timed(output, batch)
+
+
+def timed_loader(loader: Any, watch: Stopwatch | None) -> Iterator[Any]:
+    iterator = iter(loader)
+    following = watch.around("loader", next) if watch else next
+    while (batch := following(iterator, None)) is not None:
+        yield batch
+
+
+def measure(ways: list[Way], rounds: int) -> None:
+    """Runs all ways in turn: one round to warm up, the timed rounds, and one that looks at the parts."""
+    for number in range(rounds + 1):
+        for way in ways:
+            start = time.perf_counter()
+            way.round(None)
+            if number:
+                way.seconds = min(way.seconds, time.perf_counter() - start)
+    for way in ways:
+        watch = Stopwatch()
+        start = time.perf_counter()
+        way.round(watch)
+        whole = time.perf_counter() - start
+        way.shares = {name: watch.seconds[name] / whole for name in SHARES}
+
+
+def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> float:
+    """Returns images a second of judging the val split, prediction and OKS evaluation."""
+    spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
+    model = build_model(settings.model).to(group.device).eval()
+    info = ModelInfo(
+        architecture=settings.model,
+        class_names=spec.class_names,
+        category_ids=spec.category_ids,
+        kpt_shape=spec.kpt_shape,
+        skeleton=spec.skeleton,
+        stride_px=max(model.strides),
+        image_size_px=settings.image_size_px,
+    )
+    annotations = folder / "raw" / "annotations" / "val.json"
+    validator = Validator(annotations, spec.splits["val"], info, group, settings.batch_size, "float32")
+    validator(model)
+    start = time.perf_counter()
+    validator(model)
+    return VAL_IMAGES / (time.perf_counter() - start)
+
+
+def wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def show(ways: list[Way], *, n_images: int, title: str, validation: float) -> None:
+    table = Table(title=title)
+    for column in ("way", "images/s", "x plain", *SHARES, "rest"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "way" else "right")
+    for way in ways:
+        speeds = f"{n_images / way.seconds:.1f}", f"{ways[0].seconds / way.seconds:.2f}"
+        shares = [way.shares[name] for name in SHARES]
+        table.add_row(way.name, *speeds, *(f"{share:.0%}" for share in (*shares, 1 - sum(shares))))
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+    print(f"validation: {validation:.1f} images/s")
+
+
+if __name__ == "__main__":
+    main()

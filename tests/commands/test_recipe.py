@@ -1,0 +1,86 @@
+"""`posefoundry recipe` trains, judges and compares."""
+
+import json
+
+import pytest
+import yaml
+
+from posefoundry.commands.recipe import recipe
+from posefoundry.errors import PosefoundryError, RejectedError
+
+TINY = {
+    "description": "a few small pictures",
+    "tier": "instant",
+    "ingest": {"synthetic": {"image_size_px": 64, "train_images": 8, "val_images": 2, "test_images": 4}},
+    "train": {
+        "model": "yolov8n-pose",
+        "epochs": 1,
+        "batch_size": 4,
+        "image_size_px": 64,
+        "precision": "float32",
+        "warmup_epochs": 0,
+    },
+    "expected": {"oks_ap": {"value": 0.0, "tolerance": 0.0}},
+    "origin": "anything will do",
+}
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory):
+    """A folder with two recipes, the first of them cooked."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        recipe(["tiny", "out=cooked"])
+    return folder
+
+
+def test_result_is_kept(kitchen):
+    result = json.loads((kitchen / "cooked/tiny/result.json").read_text())
+    assert result["as_expected"] is True
+    assert result["measured"]["oks_ap"] >= 0
+    assert result["recipe"]["train"]["epochs"] == 1
+    assert (kitchen / "cooked/tiny/weights/best.safetensors").is_file()
+
+
+def test_too_low_is_a_verdict_and_data_are_kept(kitchen, monkeypatch, capsys):
+    monkeypatch.chdir(kitchen)
+    with pytest.raises(RejectedError, match=r"tiny: oks_ap 0\.\d+, expected 0\.900 ± 0\.05"):
+        recipe(["tiny", "out=cooked", "expected.oks_ap.value=0.9", "expected.oks_ap.tolerance=0.05"])
+    assert "Data as before" in capsys.readouterr().out
+    assert json.loads((kitchen / "cooked/tiny/result.json").read_text())["as_expected"] is False
+
+
+def test_start_is_the_measure_of_fine_tuning(kitchen, monkeypatch, capsys):
+    monkeypatch.chdir(kitchen)
+    start = kitchen / "cooked/tiny/weights/best.safetensors"
+    words = [f"train.weights={start}", "expected.oks_ap={as_at_start: true, tolerance: 0.02}"]
+    recipe(["tiny", "out=tuned", *words])
+    result = json.loads((kitchen / "tuned/tiny/result.json").read_text())
+    assert set(result["start"]) == set(result["measured"])
+    assert "- 0.02" in capsys.readouterr().out
+
+
+def test_list_names_tier_and_expectation(kitchen, monkeypatch, capsys):
+    monkeypatch.chdir(kitchen)
+    recipe([])
+    printed = capsys.readouterr().out
+    assert "tiny" in printed
+    assert "instant" in printed
+    assert "oks_ap 0.000 ± 0" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["huge"], "expected one of tiny, got 'huge'"),
+        (["tier=medium"], "expected one of instant, short, full, got 'medium'"),
+        (["tiny", "train.epoch=2"], "did you mean 'epochs'"),
+    ],
+)
+def test_faults_are_named(kitchen, monkeypatch, words, message):
+    monkeypatch.chdir(kitchen)
+    with pytest.raises(PosefoundryError, match=message):
+        recipe(words)
