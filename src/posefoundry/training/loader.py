@@ -59,6 +59,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
         "generator": torch.Generator().manual_seed(settings.seed),
     }
     if n_workers == 0:
+        cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores
         return DataLoader(images, **common)  # type: ignore[arg-type]
     _check_shared_memory(settings, max(sides_px))
     return DataLoader(
