@@ -79,7 +79,7 @@ class ImageCache:
                 if taken > self.limit_bytes:
                     return
                 os.pwrite(self._file, TAKEN.pack(taken), 0)
-            if os.pwrite(self._file, np.ascontiguousarray(image), self._slot_at(index)) == image.nbytes:
+            if os.pwrite(self._file, np.ascontiguousarray(image).data, self._slot_at(index)) == image.nbytes:
                 # Last and in one piece: by its size a reader knows that an image is there.
                 os.pwrite(self._file, SIZE.pack(*image.shape[:2]), self._size_at(index))
         except OSError as error:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -178,11 +178,14 @@ class _Agent(LocalElasticAgent):
         return super()._start_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if self._has_told_of_a_fault():
+            # There is nothing to save, and one that stands still would be waited for.
+            self._remaining_restarts = 0
+            self._signal_all(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         lost = _lost(result)
         if PosefoundryError.exit_status in lost.values():
             self._remaining_restarts = 0
-            self._shutdown(signal.SIGKILL)
         elif StoppedError.exit_status in lost.values():
             self._remaining_restarts = 0
         elif result.state is WorkerState.FAILED and self._remaining_restarts:
@@ -190,6 +193,23 @@ class _Agent(LocalElasticAgent):
             left = self._remaining_restarts - 1
             print(f"train: lost {who}; all go on from the last checkpoint, {left} restarts left.", file=sys.stderr)
         return result
+
+    def _has_told_of_a_fault(self) -> bool:
+        """Looks at how the workers have ended, and leaves it to be looked at again."""
+        for pid in self._pids():
+            with suppress(ChildProcessError):
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended and (ended.si_code, ended.si_status) == (os.CLD_EXITED, PosefoundryError.exit_status):
+                    return True
+        return False
+
+    def _signal_all(self, signal_number: signal.Signals) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal_number)
+
+    def _pids(self) -> Iterable[int]:
+        return self._pcontext.pids().values() if self._pcontext else ()
 
 
 def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
@@ -238,6 +258,8 @@ def _run(agent: _Agent, n_nodes: int) -> RunResult:
 def _lost(result: RunResult) -> dict[int, int]:
     """Returns exit codes by rank of those that failed, without those that the agent then asked to end."""
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
+    if PosefoundryError.exit_status in codes.values():
+        return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
     return {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
 
 
