@@ -138,7 +138,14 @@ def test_two_processes_killed_and_stopped_on_the_way(data: Path, tmp_path: Path)
     assert stopped.returncode == 143, output
     assert "the next run goes on" in output
 
-    assert "Going on after step" in finish(COMMAND, broken)
+    robbed = start(COMMAND, broken)
+    steps = [int(path.stem.removeprefix("step-")) for path in broken.glob("models/checkpoints/*/step-*.json")]
+    wait_for_checkpoint(robbed, broken, after_step=max(steps))
+    psutil.Process(robbed.pid).children()[1].kill()
+    output, _ = robbed.communicate(timeout=300)
+    assert robbed.returncode == 0, output
+    assert "(killed by SIGKILL); all go on from the last checkpoint" in output
+    assert output.count("Going on after step") == 2
     assert outcome(broken) == outcome(whole)
 
 

@@ -13,9 +13,10 @@ from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import build_model
 from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.guard import EXPLOSION_FACTOR, StepGuard
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import FileLog

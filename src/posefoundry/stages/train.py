@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +22,7 @@ from posefoundry.training.progress import training_progress
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
 
-# Tells torchrun's workers which process started them all.
+# Tells the workers which process started them all.
 STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
 
 
@@ -41,8 +38,8 @@ def run(
     report: Path,
 ) -> None:
     """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
-    if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
-        _run_under_torchrun(settings.processes)
+    if settings.total_processes > 1 and "WORLD_SIZE" not in os.environ:
+        _run_processes(settings)
         return
     _end_with_launcher()
     if not read_json(data_checks).get("passed"):
@@ -50,14 +47,13 @@ def run(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
-    from posefoundry.training.distributed import join_process_group
+    from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
     dataset_yaml, val_annotations = yolo / "dataset.yaml", raw / "annotations" / "val.json"
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
-        group = join_process_group(settings.device)
-        stack.callback(group.close)
+        group = stack.enter_context(join_process_group(settings.device))
         observers: list[Observer] = []
         log = FileLog(report)
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
@@ -70,16 +66,17 @@ def run(
             mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models, folder.path))
             observers = [log, stack.enter_context(training_progress()), mlflow_log]
         try:
-            best = train_model(
-                settings,
-                dataset_yaml=dataset_yaml,
-                val_annotations=val_annotations,
-                weights_folder=models,
-                group=group,
-                observers=observers,
-                checkpoints=folder,
-                should_stop=should_stop,
-            )
+            with watched(group, settings.stall_timeout_s, mlflow_log.fail if group.is_main else None):
+                best = train_model(
+                    settings,
+                    dataset_yaml=dataset_yaml,
+                    val_annotations=val_annotations,
+                    weights_folder=models,
+                    group=group,
+                    observers=observers,
+                    checkpoints=folder,
+                    should_stop=should_stop,
+                )
         except StoppedError as stopped:
             if group.is_main:
                 raise
@@ -119,39 +116,19 @@ def _own_folder(
 
 
 def _end_with_launcher() -> None:
-    """Lets a worker end with the processes that started it, also where those are gone already."""
-    if stage := os.environ.get(STAGE_PID):
+    """Lets a worker end with the stage that started it, also where that is gone already."""
+    if launcher := os.environ.get(STAGE_PID):
         die_with_parent()
-        try:
-            os.kill(int(stage), 0)
-        except ProcessLookupError:
+        if os.getppid() != int(launcher):
             sys.exit(1)
 
 
-def _run_under_torchrun(n_processes: int) -> None:
-    """Starts this same command once a process, dividing the cores between them."""
-    threads = max(1, len(os.sched_getaffinity(0)) // n_processes) if hasattr(os, "sched_getaffinity") else 1
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, STAGE_PID: str(os.getpid())}
-    # The agent is torch's own program: only before it begins can it be told to end with this process. It gets its own
-    # session, so that a signal reaches it once, from here.
-    with (
-        stop_on_signals() as stop_asked,
-        subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=die_with_parent) as agent,
-    ):
-        while agent.poll() is None:
-            if stop_asked():
-                agent.send_signal(signal.SIGTERM)
-                agent.wait()
-            time.sleep(0.1)
-    if stop_asked() and agent.returncode != 0:
-        raise StoppedError("stopped by a signal; the next run goes on from the last checkpoint.")
-    if agent.returncode != 0:
-        raise PosefoundryError(
-            f"torchrun: expected {n_processes} processes to end well, got exit status {agent.returncode}; the cause "
-            "stands above."
-        )
+def _run_processes(settings: Train) -> None:
+    """Starts this same command once a process, and again where one is lost."""
+    from posefoundry.training.launch import run_processes
+
+    os.environ[STAGE_PID] = str(os.getpid())
+    run_processes([sys.executable, "-m", "posefoundry.stages.train", *sys.argv[1:]], settings)
 
 
 class _MlflowLog(Observer):
@@ -171,6 +148,10 @@ class _MlflowLog(Observer):
 
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         self.run.log_image(image_bgr[..., ::-1], name)
+
+    def fail(self, cause: str) -> None:
+        """Ends the run as failed, for a process that is about to end without cleaning up."""
+        self.run.__exit__(PosefoundryError, PosefoundryError(cause), None)
 
     def keep_files(self, report: Path) -> None:
         """Keeps the logs and plots with the run."""

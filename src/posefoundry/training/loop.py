@@ -15,7 +15,7 @@ from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
 from posefoundry.training.checkpoint import Checkpoints
-from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.epoch_log import EpochLog
 from posefoundry.training.guard import StepGuard
 from posefoundry.training.losses import Criterion
@@ -60,6 +60,8 @@ class Trainer:
         torch.manual_seed(settings.seed)
         self.settings, self.criterion, self.loader, self.group = settings, criterion, loader, group
         self.observers = observers if group.is_main else ()
+        if settings.sync_batchnorm:
+            model = synchronise_batchnorm(model, group)
         self.should_stop = should_stop
         self.autocast_to_bf16 = uses_bf16(settings.precision, group.device)
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -125,6 +127,7 @@ class Trainer:
         started = time.perf_counter()
         # BatchNorm's statistics are each process's own; all must judge the model that is kept.
         self.group.take_from_main(self.average.model.buffers())
+        self.group.progress.reach(f"judging the weights of epoch {self.epoch + 1}")
         metrics = validate(self.average.model)
         values = {f"val_{name}": value for name, value in metrics.items()}
         values["validation_seconds"] = time.perf_counter() - started
@@ -152,7 +155,8 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> None:
         """Learns from one batch: forward, loss, backward, clip, optimiser, average."""
-        device = self.group.device
+        device, progress = self.group.device, self.group.progress
+        progress.reach(f"step {self.step}: forward")
         batch = batch.to(device)
         learning_rate = learning_rate_at(self.step, len(self.loader), self.settings) * self.rescue.learning_rate_scale
         for parameters in self.optimizer.param_groups:
@@ -162,6 +166,7 @@ class Trainer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_to_bf16):
             output = self.forward(images)
         loss = self.criterion(output, batch)
+        progress.reach(f"step {self.step}: backward, adding up gradients over all processes")
         # Distributed data parallel averages gradients; the loss is one share of a sum, so the share is scaled up.
         (loss.total * self.group.n_processes).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_norm, foreach=True)
@@ -174,6 +179,7 @@ class Trainer:
         self.average.update(self.model)
         self._unread.append((self.step, learning_rate, torch.cat([numbers, norm[None], good[None].float()])))
         self.step += 1
+        progress.reach(f"waiting for the images of step {self.step}")
 
     def _prepare_modules(self) -> None:
         self.forward.train()

@@ -16,8 +16,9 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.models import ModelInfo, PoseModel, build_model
 from posefoundry.models.weights import save_weights, transfer_weights
 from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import Observer
@@ -83,9 +84,10 @@ def train_model(
         PosefoundryError: The data or the weights to start from cannot be used, or the training diverged.
     """
     spec = read_dataset_yaml(dataset_yaml)
-    if group.n_processes != settings.processes:
+    if group.n_processes != settings.total_processes:
         raise PosefoundryError(
-            f"train.processes is {settings.processes}, but torchrun started {group.n_processes}; make them equal."
+            f"train.nodes x train.processes is {settings.nodes} x {settings.processes}, but torchrun started "
+            f"{group.n_processes} processes; make them equal."
         )
     model = _initial_model(settings, spec, group)
     info = _info(settings, spec, model)
