@@ -61,8 +61,31 @@ def test_settings_are_frozen() -> None:
         ({"train": {"learning_rate": float("nan")}}, "train.learning_rate"),
         ({"ingest": {"source": "kaggle"}}, "ingest.source: Input should be 'synthetic' or 'coco'"),
         ({"ingest": {"coco": {"images": "val"}}}, "images must contain {split}"),
-        ({"gate": {"floors": {"oks_ap": 50}}}, "gate.floors.oks_ap"),
-        ({"gate": {"floors": {"oks_app": 0.5}}}, "gate.floors.oks_app"),
+        ({"gate": {"rules": [{"rule": "floor", "at_least": 50}]}}, "gate.rules.0.floor.at_least"),
+        ({"gate": {"rules": [{"rule": "floor", "metric": "oks_app", "at_least": 0.5}]}}, "gate.rules.0.floor.metric"),
+        ({"gate": {"rules": [{"rule": "floor"}]}}, "gate.rules.0.floor.at_least: Field required"),
+        ({"gate": {"rules": [{"rule": "latency", "at_most_ms": 5}]}}, "gate.rules.0: Input tag 'latency'"),
+        ({"gate": {"rules": [{"rule": "no_regression", "metric": "box_ap", "margin": 0}]}}, "'oks_ap', 'oks_ap50'"),
+        ({"gate": {"rules": [{"rule": "no_regression", "margin": -0.1}]}}, "gate.rules.0.no_regression.margin"),
+        ({"gate": {"rules": [{"rule": "no_regression", "margin": 0, "slices": ["size="]}]}}, "slices.0"),
+        (
+            {"gate": {"rules": [{"rule": "floor", "metric": "box_ap", "slice": "size=small", "at_least": 0.1}]}},
+            "in a slice there are oks_ap, oks_ap50, oks_ap75; got box_ap of 'size=small'",
+        ),
+        (
+            {"gate": {"rules": [{"rule": "floor", "at_least": 0.1}, {"rule": "floor", "at_least": 0.2}]}},
+            "floor oks_ap all is stated twice",
+        ),
+        ({"gate": {"rules": []}}, "gate.rules: Tuple should have at least 1 item"),
+        ({"gate": {"resamples": 100, "confidence": 0.99}}, "lies beyond the outermost of 100 resamples"),
+        ({"gate": {"mode": "strict"}}, "gate.mode"),
+        (
+            {"gate": {"rules": [{"rule": "floor", "at_least": 0.1, "margn": 1}]}},
+            "unknown setting 'gate.rules.0.floor.margn'; known here: rule, metric, slice, at_least",
+        ),
+        ({"release": {"rules": [{"rule": "parity", "at_mots": 1}]}}, "did you mean 'at_most'"),
+        ({"release": {"rules": [{"rule": "no_regression", "margin": 0}]}}, "release.rules.0: Input tag"),
+        ({"release": {"rules": [{"rule": "latency", "at_most_ms": 0}]}}, "release.rules.0.latency.at_most_ms"),
         ({"train": {"model": "yolov9n-pose"}}, "train.model"),
         ({"register": {"model_name": "a b"}}, "register.model_name"),
     ],
@@ -90,6 +113,6 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(PosefoundryError) as fault:
-        load(tmp_path, {"train": {"epochs": -1, "seed": "x"}, "gate": {"flors": {}}})
-    for name in ("train.epochs", "train.seed", "gate.flors"):
+        load(tmp_path, {"train": {"epochs": -1, "seed": "x"}, "gate": {"ruls": []}})
+    for name in ("train.epochs", "train.seed", "gate.ruls"):
         assert name in str(fault.value)

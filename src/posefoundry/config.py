@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,11 @@ MAX_STRIDE_PX = 32
 
 # What the evaluate stage measures; a rule on anything else could never hold.
 MetricName = Annotated[str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?)$")]
+# What the evaluate stage measures in each slice, and what is resampled.
+SliceMetricName = Literal["oks_ap", "oks_ap50", "oks_ap75"]
+# `all`, `size=medium`, `keypoint=left_wrist&size=small`; a group's name alone stands for each of its values.
+SliceName = Annotated[str, Field(pattern=r"^[^&=]+(=[^&=]+)?(&[^&=]+(=[^&=]+)?)*$")]
+Artifact = Literal["model.onnx", "model.engine"]
 
 
 class Section(BaseModel):
@@ -183,11 +188,129 @@ class Evaluate(Section):
     overlay_images: NonNegativeInt = 8
 
 
-class Gate(Section):
-    """What a candidate must reach. Keys of both tables are metrics of the evaluate stage, such as `oks_ap`."""
+class Floor(Section):
+    """The model must reach a figure. In a slice, of OKS AP only."""
 
-    floors: dict[MetricName, Fraction] = {"oks_ap": 0.3}
-    max_regression: dict[MetricName, Fraction] = {"oks_ap": 0.01}
+    rule: Literal["floor"]
+    metric: MetricName = "oks_ap"
+    slice: SliceName = "all"
+    at_least: Fraction
+
+    @model_validator(mode="after")
+    def _measured_in_slices(self) -> Self:
+        if self.slice != "all" and self.metric not in get_args(SliceMetricName):
+            raise ValueError(
+                f"in a slice there are {', '.join(get_args(SliceMetricName))}; got {self.metric} of {self.slice!r}"
+            )
+        return self
+
+
+class NoRegression(Section):
+    """The candidate may not fall behind production by more than the margin, in any of the slices."""
+
+    rule: Literal["no_regression"]
+    metric: SliceMetricName = "oks_ap"
+    slices: Annotated[tuple[SliceName, ...], Field(min_length=1)] = ("all",)
+    margin: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Improvement(Section):
+    """The candidate must be proven better than production, by more than `margin`."""
+
+    rule: Literal["improvement"]
+    metric: SliceMetricName = "oks_ap"
+    slice: SliceName = "all"
+    margin: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class DataChecks(Section):
+    """The data must have passed the checks of the validate stage; `warnings`, how many of those may have failed."""
+
+    rule: Literal["data_checks"]
+    warnings: NonNegativeInt | None = None
+
+
+class ArtifactFloor(Section):
+    """What ships must itself reach a figure; without `artifact`, everything that ships."""
+
+    rule: Literal["floor"]
+    artifact: Artifact | None = None
+    metric: MetricName = "oks_ap"
+    at_least: Fraction
+
+
+class Parity(Section):
+    """What ships must be as good as the PyTorch model it was made from: how far a figure may differ, up or down."""
+
+    rule: Literal["parity"]
+    artifact: Artifact | None = None
+    metric: MetricName = "oks_ap"
+    at_most: Fraction
+
+
+class LatencyBudget(Section):
+    """How long a batch may take, from pixels to persons, on the machine that measured."""
+
+    rule: Literal["latency"]
+    artifact: Artifact | None = None
+    batch_size: PositiveInt = 1
+    statistic: Literal["mean", "p50", "p95", "p99"] = "p50"
+    at_most_ms: PositiveFloat
+
+
+class SizeBudget(Section):
+    """How large the file may be."""
+
+    rule: Literal["size"]
+    artifact: Artifact | None = None
+    at_most_mb: PositiveFloat
+
+
+GateRule = Annotated[Floor | NoRegression | Improvement | DataChecks, Field(discriminator="rule")]
+ReleaseRule = Annotated[ArtifactFloor | Parity | LatencyBudget | SizeBudget, Field(discriminator="rule")]
+
+
+class Gate(Section):
+    """What a candidate must reach, and how sure of it one must be.
+
+    Modes: `reject_on_proven_regression` lets a candidate pass unless it is proven to be worse than production by more
+    than the margin; `demand_non_inferiority` only if it is proven not to be.
+    """
+
+    mode: Literal["reject_on_proven_regression", "demand_non_inferiority"] = "reject_on_proven_regression"
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    seed: NonNegativeInt = 0
+    incomparable_production: Literal["reject", "waive"] = "reject"
+    shown_slices: tuple[SliceName, ...] = ("size", "keypoint", "visibility", "persons", "truncation")
+    rules: Annotated[tuple[GateRule, ...], Field(min_length=1)] = (
+        Floor(rule="floor", at_least=0.3),
+        NoRegression(rule="no_regression", margin=0.01),
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        tails = round(self.resamples * (1 - self.confidence) / 2, 9)
+        if tails < 1:
+            raise ValueError(
+                f"confidence {self.confidence} lies beyond the outermost of {self.resamples} resamples; "
+                "raise resamples or lower confidence"
+            )
+        seen: set[tuple[str, str, str]] = set()
+        for rule in self.rules:
+            slices = rule.slices if isinstance(rule, NoRegression) else (getattr(rule, "slice", ""),)
+            for name in slices:
+                key = (rule.rule, getattr(rule, "metric", ""), name)
+                if key in seen:
+                    raise ValueError(f"rules: {' '.join(part for part in key if part)} is stated twice")
+                seen.add(key)
+        return self
+
+
+class Release(Section):
+    """What the artifacts must reach before they are registered."""
+
+    rules: Annotated[tuple[ReleaseRule, ...], Field(min_length=1)] = (Parity(rule="parity", at_most=0.01),)
 
 
 class OnnxExport(Section):
@@ -241,6 +364,7 @@ class Params(Section):
     gate: Gate = Gate()
     export: Export = Export()
     benchmark: Benchmark = Benchmark()
+    release: Release = Release()
     register_: Annotated[Register, Field(alias="register")] = Register()
 
     def section(self, stage: str) -> Section:
@@ -288,10 +412,22 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Returns the settings known at a place; of a list of rules, those of the rule that is named there."""
+    models = [model]
     for part in location:
-        fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
-        inner = fields.get(str(part))
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        named = [m for m in models if "rule" in m.model_fields and part in get_args(m.model_fields["rule"].annotation)]
+        if isinstance(part, int) or named:
+            models = named or models
+            continue
+        fields = {field.alias or name: field.annotation for name, field in models[0].model_fields.items()}
+        models = _models_in(fields.get(str(part)))
+        if not models:
             return []
-        model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return [field.alias or name for name, field in models[0].model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Returns the groups of settings that a type is made of: itself, or those of a list or a choice."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,11 +1,17 @@
 """People without pictures: COCO content made by hand, so that each figure of a test can be followed on paper."""
 
+import contextlib
+import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
+from posefoundry.evaluation.oks import BOX_METRICS, OKS_METRICS
 from posefoundry.skeleton import COCO_PERSON_CATEGORY
 
 # A standing figure in a box of 1 x 1, in the order of COCO's keypoints.
@@ -51,6 +57,43 @@ def make_coco(annotations: list[dict[str, Any]], n_images: int = 2) -> dict[str,
     """COCO content with images 1 to n of 640 x 480."""
     images = [{"id": i, "file_name": f"{i:03}.png", "width": 640, "height": 480} for i in range(1, n_images + 1)]
     return {"images": images, "annotations": annotations, "categories": [COCO_PERSON_CATEGORY]}
+
+
+def judge_by_pycocotools(
+    content: dict[str, Any], detections: list[dict[str, Any]], sigmas: Any
+) -> tuple[dict[str, float | None], Any]:
+    """The reference implementation's figures, and its keypoint evaluation with all it holds.
+
+    Annotations get numbers from 1, because pycocotools takes a person with id 0 for one that was never found.
+    """
+    content, detections = copy.deepcopy(content), copy.deepcopy(detections)
+    for number, entry in enumerate(content["annotations"], 1):
+        labelled = sum(v > 0 for v in entry["keypoints"][2::3])
+        entry |= {"id": number, "num_keypoints": entry.get("num_keypoints", labelled)}
+        entry.setdefault("iscrowd", 0)
+    for number, entry in enumerate(detections, 1):
+        entry |= {"id": number, "iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3]}
+    figures: dict[str, float | None] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth, results = COCO(), COCO()
+        truth.dataset, results.dataset = content, content | {"annotations": detections}
+        truth.createIndex()
+        results.createIndex()
+        for kind, keys in (("bbox", BOX_METRICS), ("keypoints", OKS_METRICS)):
+            evaluation = COCOeval(truth, results, kind)
+            if kind == "keypoints":
+                evaluation.params.kpt_oks_sigmas = np.asarray(sigmas)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            stats = [None if value < 0 else float(value) for value in evaluation.stats]
+            figures |= dict(zip(keys, stats, strict=False))
+    return figures, evaluation
+
+
+@pytest.fixture
+def arbiter() -> Callable[..., tuple[dict[str, float | None], Any]]:
+    return judge_by_pycocotools
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def test_equals_pycocotools_reading_the_same_files(crowd_scene, tmp_path):
             evaluation.summarize()
             expected |= dict(zip(keys, evaluation.stats, strict=False))
     got = evaluate_detections(tmp_path / "truth.json", detections, sigmas=COCO_SIGMAS)
-    assert got == expected
+    assert got == pytest.approx(expected, abs=1e-12)
     assert 0.05 < got["oks_ap"] < 0.95, "the scene must be neither trivial nor hopeless"
 
 
@@ -176,6 +176,37 @@ def test_impossible_annotations_are_refused_by_name(two_people, change, message)
     two_people["annotations"][0] |= change
     with pytest.raises(PosefoundryError, match=message):
         OksEvaluator(two_people, sigmas=COCO_SIGMAS)
+
+
+@pytest.mark.parametrize("kind", ["images", "annotations", "categories"])
+def test_an_id_that_comes_twice_is_refused(two_people, kind):
+    two_people[kind].append(dict(two_people[kind][0]))
+    with pytest.raises(PosefoundryError, match="id once, got"):
+        OksEvaluator(two_people, sigmas=COCO_SIGMAS)
+
+
+def test_an_area_of_zero_is_refused_or_computed_by_a_named_rule(two_people, detection):
+    # All keypoints 5 px away, as above: with an area of 53 % of 50 x 100 px, OKS is .66, right at .50 to .65.
+    two_people["annotations"] = two_people["annotations"][:1]
+    two_people["annotations"][0]["area"] = 0
+    found = [detection(two_people["annotations"][0], shift_xy=(3, 4))]
+    with pytest.raises(PosefoundryError, match=r"annotation 7: .*above 0.*got 0\. .*area=annotation_else_box"):
+        OksEvaluator(two_people, sigmas=COCO_SIGMAS)
+    for rule in ("annotation_else_box", "box"):
+        evaluator = OksEvaluator(two_people, sigmas=COCO_SIGMAS, area_rule=rule)
+        assert evaluator.evaluate(found)["oks_ap"] == pytest.approx(0.4)
+        assert evaluator.truth.areas_from_box == 1
+
+
+def test_detections_without_boxes_have_poses_but_no_box_figures(two_people, detection):
+    detections = [detection(a) for a in two_people["annotations"]]
+    for entry in detections:
+        del entry["bbox"]
+    metrics = evaluate_detections(two_people, detections, sigmas=COCO_SIGMAS)
+    assert metrics["oks_ap"] == pytest.approx(1.0)
+    assert {metrics[key] for key in BOX_METRICS} == {None}
+    with pytest.raises(PosefoundryError, match="1 of 2 with one"):
+        evaluate_detections(two_people, [detections[0] | {"bbox": [0, 0, 9, 9]}, detections[1]], sigmas=COCO_SIGMAS)
 
 
 def test_many_evaluations_leave_everything_as_it_was_and_print_nothing(crowd_scene, capfd):

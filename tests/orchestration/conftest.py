@@ -15,7 +15,7 @@ class ToyPipeline:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._stages: dict[str, dict] = {}
-        (root / "params.yaml").write_text("gate: {floors: {oks_ap: 0.5}}\n")
+        (root / "params.yaml").write_text("gate: {rules: [{rule: floor, at_least: 0.5}]}\n")
 
     def stage(self, name: str, script: str, *needs: str, **meta: float) -> None:
         """Adds or replaces a stage; `script` runs before the output is written."""

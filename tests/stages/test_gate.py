@@ -1,8 +1,10 @@
 """The gate stage: what it decides, what it leaves behind, and how its process ends."""
 
+import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from posefoundry.config import Evaluate, Gate, Register
+from posefoundry.config import Evaluate, Floor, Gate, Improvement, NoRegression, Register
+from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
-from posefoundry.evaluation.judge import judge_weights
+from posefoundry.evaluation.judge import evaluator_of, judge_weights
 from posefoundry.files import sha256_of_file, write_json_atomic
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.models.weights import save_weights
@@ -24,7 +27,22 @@ from posefoundry.skeleton import COCO_PERSON, COCO_PERSON_CATEGORY, Skeleton
 from posefoundry.stages import gate
 
 JUDGED_BY = Evaluate(max_detections=20)
-LENIENT = Gate(floors={"box_ap": 0.0}, max_regression={"oks_ap": 1.0})
+N_IMAGES = 24
+
+
+def rules(*chosen, **settings) -> Gate:
+    return Gate(rules=chosen, **{"resamples": 400} | settings)
+
+
+def floor(metric: str, bound: float) -> Floor:
+    return Floor(rule="floor", metric=metric, at_least=bound)
+
+
+def no_loss(margin: float, *slices: str) -> NoRegression:
+    return NoRegression(rule="no_regression", margin=margin, slices=slices or ("all",))
+
+
+LENIENT = rules(floor("box_ap", 0.0), no_loss(0.99))
 
 
 def make_weights(path: Path, *, seed: int = 0, image_size_px: int = 96, skeleton: Skeleton = COCO_PERSON) -> Path:
@@ -46,28 +64,33 @@ def make_weights(path: Path, *, seed: int = 0, image_size_px: int = 96, skeleton
 
 @pytest.fixture
 def inputs(project: Path) -> dict[str, Path]:
-    """A candidate, evaluated on one test image, and its training run."""
+    """A candidate, evaluated on test images of one person each, and its training run."""
     raw = project / "raw"
     (raw / "images" / "test").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    cv2.imwrite(str(raw / "images" / "test" / "1.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
-    keypoints = rng.uniform(5, 60, (17, 2)).round(1).tolist()
-    person = {
-        "id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 55, 55], "area": 1500.0, "iscrowd": 0,
-        "num_keypoints": 17, "keypoints": [n for x, y in keypoints for n in (x, y, 2)],
-    }  # fmt: skip
-    image = {"id": 1, "file_name": "1.png", "width": 96, "height": 64}
-    content = {"images": [image], "annotations": [person], "categories": [COCO_PERSON_CATEGORY]}
+    images, persons = [], []
+    for i in range(1, N_IMAGES + 1):
+        cv2.imwrite(str(raw / "images" / "test" / f"{i}.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
+        images.append({"id": i, "file_name": f"{i}.png", "width": 96, "height": 64})
+        keypoints = rng.uniform(5, 60, (17, 2)).round(1).tolist()
+        persons.append({
+            "id": i, "image_id": i, "category_id": 1, "bbox": [5, 5, 55, 55], "area": 1500.0, "iscrowd": 0,
+            "num_keypoints": 17, "keypoints": [n for x, y in keypoints for n in (x, y, 2)],
+        })  # fmt: skip
+    content = {"images": images, "annotations": persons, "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
+    write_json_atomic(project / "reports" / "validate.json", {"passed": True, "checks": []})
     weights = make_weights(project / "models" / "best.safetensors")
     judgement = judge_weights(weights, raw / "annotations" / "test.json", raw / "images" / "test", JUDGED_BY)
     write_json_atomic(project / "reports" / "evaluate" / "metrics.json", judgement.metrics)
     write_json_atomic(project / "reports" / "evaluate" / "passport.json", judgement.passport)
+    write_json_atomic(project / "reports" / "evaluate" / "detections.json", judgement.detections)
     with TrainingRun.start("posefoundry", "train", {}) as run:
         run.write_run_file(project / "models" / "mlflow_run.json")
     return {
         "raw": raw,
         "evaluation": project / "reports" / "evaluate",
+        "data_checks": project / "reports" / "validate.json",
         "run": project / "models" / "mlflow_run.json",
         "report": project / "reports" / "gate",
     }
@@ -111,7 +134,7 @@ def test_a_first_candidate_above_its_floors_passes(inputs):
 
 
 def test_a_rejected_candidate_is_told_why_and_so_is_its_run(inputs):
-    decision, message = rejection(inputs, Gate(floors={"oks_ap": 0.99, "box_ap": 0.0}, max_regression={}))
+    decision, message = rejection(inputs, rules(floor("oks_ap", 0.99), floor("box_ap", 0.0)))
     assert message.startswith("These rules fail:\n  oks_ap reaches its floor: Pose accuracy (OKS AP) is 0.")
     assert "box_ap" not in message
     assert [rule["passed"] for rule in decision["rules"]] == [False, True]
@@ -126,7 +149,7 @@ def test_a_rejected_candidate_is_told_why_and_so_is_its_run(inputs):
 def test_the_candidate_that_is_in_production_is_not_judged_twice(inputs, in_production, project, monkeypatch):
     in_production(project / "models" / "best.safetensors")
     monkeypatch.setattr(gate, "judge_weights", lambda *a, **k: pytest.fail("judged the same weights again"))
-    decision = run_gate(inputs, Gate(floors={}, max_regression={"box_ap": 0.0}))
+    decision = run_gate(inputs, rules(no_loss(0.0)))
     assert decision["production_version"] == "3"
     assert decision["production"] == decision["candidate"]
 
@@ -145,23 +168,163 @@ def test_another_model_in_production_is_judged_on_the_same_images(inputs, in_pro
     assert comparable["sentence"] == "Version 3 in production was judged on the same images in the same way."
 
 
-def test_a_candidate_that_fell_behind_production_is_rejected(inputs, in_production, project, monkeypatch):
-    in_production(make_weights(project / "old" / "best.safetensors", seed=1))
-    metrics = json.loads((inputs["evaluation"] / "metrics.json").read_text()) | {"oks_ap": 0.3}
+def annotated(inputs) -> dict:
+    return json.loads((inputs["raw"] / "annotations" / "test.json").read_text())
+
+
+def detections_at(content: dict, shift_px: float = 0.0, keypoints: tuple[int, ...] = tuple(range(17))) -> list[dict]:
+    """Finds each person, with some of the keypoints beside where they are."""
+    found = []
+    for person in content["annotations"]:
+        points = np.array(person["keypoints"], float).reshape(-1, 3)
+        points[list(keypoints), 0] += shift_px
+        found.append({
+            "image_id": person["image_id"], "category_id": 1, "bbox": person["bbox"], "score": 0.9,
+            "keypoints": points.ravel().tolist(),
+        })  # fmt: skip
+    return found
+
+
+def shaken(content: dict, seed: int) -> list[dict]:
+    """Finds each person, some better than others."""
+    rng = np.random.default_rng(seed)
+    persons = [{**content, "annotations": [person]} for person in content["annotations"]]
+    return [detections_at(person, shift_px=rng.normal(0, 4))[0] for person in persons]
+
+
+@pytest.fixture
+def production_finds(in_production, project, monkeypatch):
+    """Lets version 3 in production find what a test wants it to find, in the images it is shown."""
+
+    def put(detections: list[dict]) -> None:
+        in_production(make_weights(project / "old" / "best.safetensors", seed=1))
+        judge = gate.judge_weights
+
+        def judge_as_wanted(*arguments, **named):
+            judgement = judge(*arguments, **named)
+            evaluation = judgement.evaluator.evaluate_in_detail(detections)
+            return replace(judgement, detections=detections, evaluation=evaluation)
+
+        monkeypatch.setattr(gate, "judge_weights", judge_as_wanted)
+
+    return put
+
+
+def candidate_finds(inputs, detections: list[dict]) -> None:
+    evaluator = evaluator_of(inputs["raw"] / "annotations" / "test.json", load_coco(inputs))
+    metrics = json.loads((inputs["evaluation"] / "metrics.json").read_text()) | evaluator.evaluate(detections)
     write_json_atomic(inputs["evaluation"] / "metrics.json", metrics)
-    judge = gate.judge_weights
+    write_json_atomic(inputs["evaluation"] / "detections.json", detections)
 
-    def better(*arguments, **named):
-        judgement = judge(*arguments, **named)
-        judgement.evaluation.metrics["oks_ap"] = 0.5
-        return judgement
 
-    monkeypatch.setattr(gate, "judge_weights", better)
-    decision, _ = rejection(inputs, Gate(floors={}, max_regression={"oks_ap": 0.02}))
-    assert decision["verdict"] == (
-        "Rejected: Pose accuracy (OKS AP) is 0.300, 0.200 below the 0.500 of version 3 in production, "
-        "but at most 0.020 below is allowed."
+def load_coco(inputs):
+    return load_coco_keypoints(inputs["raw"] / "annotations" / "test.json")
+
+
+def test_a_candidate_that_fell_behind_production_is_rejected(inputs, production_finds):
+    content = annotated(inputs)
+    production_finds(detections_at(content))
+    candidate_finds(inputs, detections_at(content, shift_px=4.0))
+    decision, _ = rejection(inputs, rules(no_loss(0.02)))
+    [row] = [row for row in decision["differences"] if row["slice"] == "all"]
+    assert row["production"] == pytest.approx(1) and row["difference"] < -0.3
+    assert decision["verdict"].startswith("Rejected: Pose accuracy (OKS AP) is 0.")
+    assert "a loss of more than 0.020 is proven (95 % interval -" in decision["verdict"]
+    assert decision["sentence"].startswith("The candidate must not follow version 3 in production: Pose accuracy")
+    assert len(decision["changed_images"]["worse"]) == 12 and decision["changed_images"]["better"] == []
+    worst = decision["changed_images"]["worse"][0]
+    assert worst["production_oks"] == pytest.approx(1) and worst["candidate_oks"] < 0.95
+    assert json.loads((inputs["report"] / "production_detections.json").read_text()) == detections_at(content)
+    run = store.client().get_run(json.loads(inputs["run"].read_text())["run_id"])
+    assert run.data.metrics["gate_oks_ap_difference"] == pytest.approx(row["difference"])
+    assert run.data.metrics["gate_oks_ap_difference_high"] < -0.02
+    assert run.data.tags["gate.mode"] == "reject_on_proven_regression"
+
+
+def test_a_better_candidate_passes_even_where_it_must_be_proven(inputs, production_finds):
+    content = annotated(inputs)
+    production_finds(detections_at(content, shift_px=4.0))
+    candidate_finds(inputs, detections_at(content))
+    settings = rules(no_loss(0.0), Improvement(rule="improvement"), mode="demand_non_inferiority")
+    decision = run_gate(inputs, settings)
+    assert "a gain is proven" in decision["rules"][-1]["sentence"]
+    assert len(decision["changed_images"]["better"]) == 12
+
+
+def test_a_wrist_gone_astray_is_caught_by_its_slice_while_the_whole_hardly_moves(inputs, production_finds):
+    content = annotated(inputs)
+    small = [person | {"area": 900.0} for person in content["annotations"]]
+    large = [
+        person
+        | {"id": person["id"] + 100 * turn, "image_id": (person["image_id"] + turn) % N_IMAGES + 1, "area": 9500.0}
+        for turn in (1, 2, 3)
+        for person in small
+    ]
+    content["annotations"] = [*small, *large]
+    write_json_atomic(inputs["raw"] / "annotations" / "test.json", content)
+    passport = json.loads((inputs["evaluation"] / "passport.json").read_text())
+    digest = sha256_of_file(inputs["raw"] / "annotations" / "test.json")
+    write_json_atomic(inputs["evaluation"] / "passport.json", passport | {"annotations_sha256": digest})
+    found = detections_at(content)
+    for detection in found[: len(small)]:
+        detection["score"] = 0.5
+    production_finds(found)
+    astray = copy.deepcopy(found)
+    left_wrist, rng = 9, np.random.default_rng(4)
+    for person, detection in zip(content["annotations"], astray, strict=True):
+        if person["area"] < 32**2:
+            detection["keypoints"][3 * left_wrist] += float(rng.uniform(2, 20))
+    candidate_finds(inputs, astray)
+    overall = run_gate(inputs, rules(floor("oks_ap", 0.9), no_loss(0.05)))
+    [row] = [row for row in overall["differences"] if row["slice"] == "all"]
+    assert -0.03 < row["difference"] < 0
+    decision, message = rejection(
+        inputs, rules(floor("oks_ap", 0.9), no_loss(0.05, "all", "keypoint&size"), resamples=2000)
     )
+    failed = [rule for rule in decision["rules"] if not rule["passed"]]
+    assert [rule["slice"] for rule in failed] == ["keypoint=left_wrist&size=small"]
+    assert "in keypoint=left_wrist&size=small is 0." in message
+    assert len(decision["rules"]) == 2 + 1 + 17 * 2  # floor, comparable; the whole; nobody is of medium size
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("reject_on_proven_regression", True), ("demand_non_inferiority", False)])
+def test_too_few_images_for_the_margin_are_told(inputs, production_finds, mode, passes):
+    ours, theirs = (shaken(annotated(inputs), seed) for seed in (1, 2))
+    production_finds(theirs)
+    candidate_finds(inputs, ours)
+    settings = rules(no_loss(0.01), mode=mode)
+    decision = run_gate(inputs, settings) if passes else rejection(inputs, settings)[0]
+    power = decision["power"]
+    assert power["images"] == N_IMAGES and power["is_enough"] is False
+    assert power["smallest_visible_drop"] > 0.01 and power["images_needed"] > N_IMAGES
+    says = f"With 24 images a drop under {100 * power['smallest_visible_drop']:.1f} AP cannot be seen"
+    assert power["sentence"].startswith(says)
+    assert power["sentence"] in decision["sentence"]
+
+
+def test_more_slices_than_the_resamples_can_tell_apart_are_an_error(inputs, production_finds):
+    content = annotated(inputs)
+    production_finds(detections_at(content))
+    candidate_finds(inputs, detections_at(content))
+    with pytest.raises(PosefoundryError, match=r"17 slices .* gate\.resamples of at least 6800, got 400") as error:
+        run_gate(inputs, rules(no_loss(0.05, "keypoint"), confidence=0.995))
+    assert not isinstance(error.value, RejectedError)
+
+
+def test_a_slice_that_is_not_there_is_an_error_before_anything_is_judged(inputs, in_production, project, monkeypatch):
+    in_production(make_weights(project / "old" / "best.safetensors", seed=1))
+    monkeypatch.setattr(gate, "judge_weights", lambda *a, **k: pytest.fail("judged"))
+    with pytest.raises(PosefoundryError, match="left_wirst") as error:
+        run_gate(inputs, rules(no_loss(0.0, "keypoint=left_wirst")))
+    assert not isinstance(error.value, RejectedError)
+
+
+def test_the_same_seed_gives_the_same_decision(inputs, production_finds):
+    production_finds(shaken(annotated(inputs), 1))
+    candidate_finds(inputs, shaken(annotated(inputs), 2))
+    first = run_gate(inputs)
+    assert first["differences"] == run_gate(inputs)["differences"]
+    assert first["differences"] != run_gate(inputs, rules(no_loss(0.99), seed=1))["differences"]
 
 
 def test_production_with_other_keypoints_rejects(inputs, in_production, project):
@@ -177,6 +340,8 @@ def test_production_that_cannot_be_loaded_rejects(inputs, in_production, project
     in_production(weights)
     _, message = rejection(inputs)
     assert "Version 3 in production could not be compared" in message
+    decision = run_gate(inputs, rules(floor("box_ap", 0.0), no_loss(0.0), incomparable_production="waive"))
+    assert decision["production_version"] == "3" and decision["differences"] == []
 
 
 @pytest.mark.parametrize("field", ["confidence", "images_sha256"])
@@ -214,15 +379,15 @@ def test_a_store_out_of_reach_is_an_error_and_no_verdict(inputs, monkeypatch):
 
 def test_without_a_limit_on_regression_production_is_left_alone(inputs, monkeypatch):
     monkeypatch.setattr(gate, "aliases_of", lambda *a: pytest.fail("asked for production"))
-    assert run_gate(inputs, Gate(floors={"box_ap": 0.0}, max_regression={}))["passed"] is True
+    assert run_gate(inputs, rules(floor("box_ap", 0.0)))["passed"] is True
 
 
-@pytest.mark.parametrize(("floor", "status"), [(0.0, 0), (0.99, 3)])
-def test_the_process_ends_with_0_or_3(inputs, project, floor, status):
-    (project / "params.yaml").write_text(f"gate: {{floors: {{box_ap: {floor}}}, max_regression: {{}}}}\n")
+@pytest.mark.parametrize(("bound", "status"), [(0.0, 0), (0.99, 3)])
+def test_the_process_ends_with_0_or_3(inputs, project, bound, status):
+    (project / "params.yaml").write_text(f"gate: {{rules: [{{rule: floor, metric: box_ap, at_least: {bound}}}]}}\n")
     command = [sys.executable, "-m", "posefoundry.stages.gate"]
-    for name in ("raw", "evaluation", "run", "report"):
-        command += [f"--{name}", str(inputs[name].relative_to(project))]
+    for name in ("raw", "evaluation", "data_checks", "run", "report"):
+        command += [f"--{name.replace('_', '-')}", str(inputs[name].relative_to(project))]
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == status, ended.stderr
     assert read_decision(inputs)["passed"] is (status == 0)
@@ -239,9 +404,9 @@ def test_metrics_that_are_no_metrics_end_with_2(inputs, project):
     (inputs["evaluation"] / "metrics.json").write_text("[1, 2]")
     (project / "params.yaml").write_text("{}")
     command = [sys.executable, "-m", "posefoundry.stages.gate"]
-    for name in ("raw", "evaluation", "run", "report"):
-        command += [f"--{name}", str(inputs[name])]
+    for name in ("raw", "evaluation", "data_checks", "run", "report"):
+        command += [f"--{name.replace('_', '-')}", str(inputs[name])]
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
-    assert "metrics.json: expected what the evaluate stage writes" in ended.stderr
+    assert "metrics.json: expected what the stage before writes" in ended.stderr
     assert not inputs["report"].exists()

@@ -5,6 +5,7 @@ import pytest
 
 from posefoundry.config import Register
 from posefoundry.errors import PosefoundryError
+from posefoundry.files import sha256_of_file, write_json_atomic
 from posefoundry.registry import store
 from posefoundry.registry.runs import TrainingRun
 from posefoundry.registry.versions import list_versions, resolve
@@ -19,6 +20,7 @@ def paths(project, trained):
         "models/export": ["model.onnx"],
         "reports/evaluate": ["metrics.json"],
         "reports/gate": ["decision.json"],
+        "reports/release": [],
         "data/raw/images/test": ["street.png"],
     }
     for folder, names in places.items():
@@ -33,6 +35,12 @@ def paths(project, trained):
             "categories": [{"id": 1, "name": "person", "keypoints": ["a"], "skeleton": []}],
         })
     )  # fmt: skip
+    released = {
+        "passed": True,
+        "verdict": "Passed: all 4 rules hold.",
+        "passports": {"model.onnx": {"weights_sha256": sha256_of_file(trained / "model.onnx")}},
+    }
+    write_json_atomic(project / "reports/release/decision.json", released)
     figures = {"batch_1": {"end_to_end_ms": {"mean": 9.0, "p50": 8.25}}}
     (project / "reports/benchmark").mkdir()
     (project / "reports/benchmark/report.json").write_text(json.dumps({"runtimes": {"onnxruntime": figures}}))
@@ -43,6 +51,7 @@ def paths(project, trained):
         "artifacts": project / "models/export",
         "evaluation": project / "reports/evaluate",
         "decision": project / "reports/gate",
+        "release": project / "reports/release",
         "benchmark": project / "reports/benchmark/report.json",
         "raw": project / "data/raw",
         "run": project / "models/train/mlflow_run.json",
@@ -62,6 +71,7 @@ def test_a_candidate_becomes_a_version(paths, capsys):
     version = resolve("posefoundry", "candidate")
     assert version.tags["latency_p50_ms"] == "8.25"
     assert version.tags["oks_ap"] == "0.6100"
+    assert version.tags["release.verdict"] == "Passed: all 4 rules hold."
     assert "stage.register" in store.client().get_run(run_id).data.tags
     assert "posefoundry promote candidate" in capsys.readouterr().out
 
@@ -74,6 +84,23 @@ def test_a_rejected_candidate_is_not_registered(paths):
         register.run(Register(), **paths)
     assert list_versions("posefoundry") == []
     assert not paths["report"].exists()
+
+
+def test_what_the_release_gate_rejected_is_not_registered(paths):
+    (paths["release"] / "decision.json").write_text('{"passed": false, "verdict": "Rejected: it is too slow."}')
+    with pytest.raises(
+        PosefoundryError, match=r"expected artifacts that passed the release gate, got: Rejected: it is too slow\."
+    ):
+        register.run(Register(), **paths)
+    assert list_versions("posefoundry") == []
+
+
+def test_a_file_that_the_release_gate_has_not_seen_is_not_registered(paths):
+    with (paths["artifacts"] / "model.onnx").open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(PosefoundryError, match=r"expected the file that passed the release gate, got another one"):
+        register.run(Register(), **paths)
+    assert list_versions("posefoundry") == []
 
 
 def test_latency_that_was_not_measured_is_left_out(paths):

@@ -14,7 +14,7 @@ from posefoundry.stages.runner import run_as_command
 
 def run(settings: Gate, evaluate: Evaluate, register: Register, *, raw: Path, data_checks: Path) -> None:
     \"\"\"Tells what it was given.\"\"\"
-    print(settings.floors, evaluate.confidence, register.model_name, raw, data_checks)
+    print(settings.rules[0].at_least, evaluate.confidence, register.model_name, raw, data_checks)
     if raw.name == "fault":
         raise PosefoundryError("Expected sense, got none.")
     if raw.name == "reject":
@@ -28,7 +28,8 @@ run_as_command("gate", run)
 def stage(tmp_path):
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "params.yaml").write_text(
-        "gate: {floors: {oks_ap: 0.75}}\nevaluate: {confidence: 0.125}\nregister: {model_name: someone}\n"
+        "gate: {rules: [{rule: floor, at_least: 0.75}]}\n"
+        "evaluate: {confidence: 0.125}\nregister: {model_name: someone}\n"
     )
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def stage(tmp_path):
 
 def test_a_stage_gets_its_section_those_it_names_and_its_paths(stage):
     ended = stage("--raw", "data/raw", "--data-checks", "report.json")
-    assert ended.stdout == "{'oks_ap': 0.75} 0.125 someone data/raw report.json\n", ended.stderr
+    assert ended.stdout == "0.75 0.125 someone data/raw report.json\n", ended.stderr
     assert ended.returncode == 0
 
 

@@ -118,7 +118,7 @@ def test_training_images_look_as_ever(dataset_yaml: Path) -> None:
 
 
 N_STEPS = 50
-# Small steps: which anchor learns which person is a choice between near equals, and rounding parts those of large steps.
+# Small steps: which anchor learns which person is a choice between near equals, and rounding parts large steps.
 CURVES = {
     "yolov8n": {"model": "yolov8n-pose", "optimizer": "adamw", "learning_rate": 1e-5, "momentum": 0.9},
     "yolo26n": {"model": "yolo26n-pose", "optimizer": "sgd", "learning_rate": 5e-5},

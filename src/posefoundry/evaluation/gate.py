@@ -1,189 +1,205 @@
-"""The gate: may this candidate follow the model in production? Rules in, a decision with its reasons out."""
+"""The gates: may this candidate follow the model in production, and may these files ship? Decisions with reasons."""
 
-import difflib
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# Two sums of the same numbers in another order differ by less; no decision should hang on that.
-TOLERANCE = 1e-9
-
-# How a metric is called when it is read aloud.
-METRIC_NAMES = {
-    "oks_ap": "Pose accuracy (OKS AP)",
-    "oks_ap50": "Pose accuracy at a lenient match (OKS AP50)",
-    "oks_ap75": "Pose accuracy at a strict match (OKS AP75)",
-    "oks_ap_m": "Pose accuracy on medium-sized persons (OKS AP-M)",
-    "oks_ap_l": "Pose accuracy on large persons (OKS AP-L)",
-    "oks_ar": "Pose recall (OKS AR)",
-    "oks_ar50": "Pose recall at a lenient match (OKS AR50)",
-    "oks_ar75": "Pose recall at a strict match (OKS AR75)",
-    "oks_ar_m": "Pose recall on medium-sized persons (OKS AR-M)",
-    "oks_ar_l": "Pose recall on large persons (OKS AR-L)",
-    "box_ap": "Person detection (box AP)",
-    "box_ap50": "Person detection at a lenient match (box AP50)",
-    "box_ap75": "Person detection at a strict match (box AP75)",
-    "box_ap_s": "Person detection of small persons (box AP-S)",
-    "box_ap_m": "Person detection of medium-sized persons (box AP-M)",
-    "box_ap_l": "Person detection of large persons (box AP-L)",
-}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule and how the candidate fared.
-
-    Attributes:
-        name: What the rule is called in tables and messages.
-        metric: The metric it looks at; None where it looks at something else.
-        value: The candidate's value; None where there is none.
-        bound: What the value must reach; None where there is nothing to reach.
-        passed: Whether the rule holds.
-        sentence: Outcome and reason, to be read aloud.
-    """
-
-    name: str
-    metric: str | None
-    value: float | None
-    bound: float | None
-    passed: bool
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Production:
-    """The model in production as it did on the candidate's test images.
-
-    Attributes:
-        version: Its version in the registry.
-        metrics: Its metrics; empty if it could not be judged at all.
-        passport: On what and how they were measured.
-        obstacle: Why they don't compare with the candidate's, a sentence; None if they do.
-    """
-
-    version: str
-    metrics: Mapping[str, Any]
-    passport: Mapping[str, Any]
-    obstacle: str | None = None
+from posefoundry.config import ArtifactFloor, Gate, LatencyBudget, Parity, Release, SizeBudget
+from posefoundry.evaluation.intervals import percentile_interval
+from posefoundry.evaluation.rules import (
+    TOLERANCE,
+    WHOLE,
+    Evidence,
+    Outcome,
+    apply_rules,
+    digits_of,
+    floor,
+    interval_in_words,
+    number,
+    title,
+)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The gate's answer: passed only if every rule did."""
+    """A gate's answer: passed only if every rule did.
+
+    Attributes:
+        passed: Whether all rules hold.
+        verdict: What came of the rules.
+        sentence: What it means, for somebody who doesn't know the rules.
+        rules: The rules' outcomes.
+    """
 
     passed: bool
     verdict: str
-    rules: tuple[Rule, ...]
+    sentence: str
+    rules: tuple[Outcome, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain types for JSON."""
-        return {"passed": self.passed, "verdict": self.verdict, "rules": [asdict(rule) for rule in self.rules]}
+        return {
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "rules": [asdict(outcome) for outcome in self.rules],
+        }
 
 
-def decide(
-    candidate: Mapping[str, Any],
-    production: Production | None,
-    *,
-    floors: Mapping[str, float],
-    max_regression: Mapping[str, float],
-) -> Decision:
-    """Applies all rules, also after one has failed, so that one run tells everything that is wrong.
+def decide(settings: Gate, evidence: Evidence) -> Decision:
+    """Decides whether the candidate may follow the model in production."""
+    outcomes = apply_rules(settings, evidence)
+    production = evidence.production
+    if production is None:
+        may, must_not = "The candidate may be the first in production", "The candidate must not go into production"
+    else:
+        may, must_not = (
+            f"The candidate {word} follow version {production.version} in production" for word in ("may", "must not")
+        )
+    passed = all(outcome.passed for outcome in outcomes)
+    reason = _against_production(settings, evidence) if passed else _first_failure(outcomes)
+    return Decision(passed, _verdict(outcomes), f"{may if passed else must_not}: {reason}", tuple(outcomes))
+
+
+def _against_production(settings: Gate, evidence: Evidence) -> str:
+    value, _ = number(evidence.metrics, "oks_ap", "the candidate")
+    of_candidate = "it keeps all rules" if value is None else f"its OKS AP is {value:.3f}"
+    resampled = evidence.production.resampled.get(WHOLE) if evidence.production else None
+    if resampled is None:
+        return f"{of_candidate}."
+    difference = resampled.of("oks_ap")
+    interval = percentile_interval(difference.resampled, settings.confidence)
+    against = f"{of_candidate} against {difference.production:.3f}, a difference of {difference.value:+.3f}"
+    return f"{against} ({interval_in_words(interval, settings.confidence)})." if interval else f"{against}."
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """An artifact and what it did.
+
+    Attributes:
+        name: Its file name.
+        n_bytes: Its size.
+        metrics: Its metrics on the test images; empty if it could not be judged.
+        obstacle: Why it could not be judged, a sentence; None if it could.
+        latency_ms: By batch size the statistics of a batch's time, from pixels to persons.
+    """
+
+    name: str
+    n_bytes: int
+    metrics: Mapping[str, Any]
+    obstacle: str | None = None
+    latency_ms: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+
+
+def decide_release(settings: Release, artifacts: Sequence[Shipped], reference: Mapping[str, Any]) -> Decision:
+    """Decides whether what was exported may ship.
 
     Args:
-        candidate: The candidate's metrics.
-        production: The model in production; None if there is none yet.
-        floors: For each metric the least value that is accepted.
-        max_regression: For each metric how far the candidate may fall below the model in production.
+        settings: The rules.
+        artifacts: All that was exported: nothing ships that was not judged.
+        reference: The metrics of the PyTorch model, on the same images.
     """
-    rules = [_floor(metric, candidate, bound) for metric, bound in floors.items()]
-    if max_regression:
-        rules += _regressions(candidate, production, max_regression)
-    if not rules:
-        rules = [
-            Rule("some rule is set", None, None, None, False,
-                 "Neither gate.floors nor gate.max_regression sets a rule, so nothing is proven."),
-        ]  # fmt: skip
-    failed = [rule for rule in rules if not rule.passed]
-    return Decision(passed=not failed, verdict=_verdict(rules, failed), rules=tuple(rules))
+    outcomes = [_judged(artifact) for artifact in artifacts]
+    for rule in settings.rules:
+        of_rule = [artifact for artifact in artifacts if rule.artifact in (None, artifact.name)]
+        if not of_rule:
+            sentence = f"{rule.artifact or 'An artifact'} was not built here, so it does not ship."
+            outcomes.append(Outcome(f"{rule.artifact} {rule.rule}", _kind(rule.rule), bool(artifacts), sentence,
+                                    artifact=rule.artifact))  # fmt: skip
+        for artifact in of_rule:
+            if artifact.obstacle is None or isinstance(rule, SizeBudget):
+                outcomes.append(_release_rule(rule, artifact, reference))
+    names = " and ".join(artifact.name for artifact in artifacts) or "nothing"
+    passed = bool(artifacts) and all(outcome.passed for outcome in outcomes)
+    sentence = f"{names} may ship." if passed else f"{names} must not ship: {_first_failure(outcomes)}"
+    return Decision(passed, _verdict(outcomes), sentence, tuple(outcomes))
 
 
-def _floor(metric: str, candidate: Mapping[str, Any], bound: float) -> Rule:
-    name = f"{metric} reaches its floor"
-    value, fault = _number(candidate, metric, "the candidate")
+def _judged(artifact: Shipped) -> Outcome:
+    name = f"{artifact.name} can be judged"
+    if artifact.obstacle is not None:
+        sentence = f"{artifact.name} could not be judged, and nothing ships unjudged: {artifact.obstacle}"
+        return Outcome(name, "parity", False, sentence, artifact=artifact.name)
+    sentence = f"{artifact.name} was judged on the same images in the same way as the PyTorch model."
+    return Outcome(name, "parity", True, sentence, artifact=artifact.name)
+
+
+def _release_rule(
+    rule: ArtifactFloor | Parity | LatencyBudget | SizeBudget, artifact: Shipped, reference: Mapping[str, Any]
+) -> Outcome:
+    if isinstance(rule, ArtifactFloor):
+        return floor(rule.metric, rule.at_least, artifact.metrics, artifact.name, artifact=artifact.name)
+    if isinstance(rule, Parity):
+        return _parity(rule, artifact, reference)
+    if isinstance(rule, LatencyBudget):
+        return _latency(rule, artifact)
+    name, size_mb = f"{artifact.name} is small enough", artifact.n_bytes / 1e6
+    passed = size_mb <= rule.at_most_mb
+    link = "and" if passed else "but"
+    sentence = f"{artifact.name} has {size_mb:.1f} MB, {link} at most {rule.at_most_mb:g} MB are allowed."
+    return Outcome(name, "budget", passed, sentence, "size_mb", artifact=artifact.name, candidate=size_mb,
+                   bound=rule.at_most_mb)  # fmt: skip
+
+
+def _parity(rule: Parity, artifact: Shipped, reference: Mapping[str, Any]) -> Outcome:
+    name = f"{artifact.name} {rule.metric} is that of PyTorch"
+    value, fault = number(artifact.metrics, rule.metric, artifact.name)
+    expected, fault_of_reference = number(reference, rule.metric, "the PyTorch model")
+    if value is None or expected is None:
+        sentence = fault or fault_of_reference
+        return Outcome(name, "parity", False, sentence, rule.metric, None, artifact.name, value, expected, rule.at_most)
+    difference = value - expected
+    passed = abs(difference) <= rule.at_most + TOLERANCE
+    digits = max(digits_of(abs(difference), rule.at_most), 4)
+    link = "and" if passed else "but"
+    sentence = (
+        f"{title(rule.metric)} of {artifact.name} is {value:.{digits}f}, {difference:+.{digits}f} from the PyTorch "
+        f"model's {expected:.{digits}f}, {link} at most {rule.at_most:.{digits}f} either way is allowed."
+    )
+    return Outcome(name, "parity", passed, sentence, rule.metric, None, artifact.name, value, expected, rule.at_most,
+                   difference)  # fmt: skip
+
+
+def _latency(rule: LatencyBudget, artifact: Shipped) -> Outcome:
+    what = f"{rule.statistic} of a batch of {rule.batch_size}"
+    name, metric = f"{artifact.name} is fast enough ({what})", f"latency_{rule.statistic}_ms"
+    value = artifact.latency_ms.get(rule.batch_size, {}).get(rule.statistic)
     if value is None:
-        return Rule(name, metric, None, bound, False, fault)
-    passed = value >= bound - TOLERANCE
-    link, digits = "and" if passed else "but", _digits(value, bound)
-    sentence = f"{_title(metric)} is {value:.{digits}f}, {link} at least {bound:.{digits}f} is required."
-    return Rule(name, metric, value, bound, passed, sentence)
+        measured = ", ".join(map(str, artifact.latency_ms)) or "none"
+        sentence = (
+            f"The {what} of {artifact.name} was not measured (measured batch sizes: {measured}), so it proves nothing."
+        )
+        return Outcome(name, "budget", False, sentence, metric, artifact=artifact.name, bound=rule.at_most_ms)
+    passed = value <= rule.at_most_ms
+    link = "and" if passed else "but"
+    sentence = (
+        f"{artifact.name} takes {value:.1f} ms ({what}, from pixels to persons), {link} at most {rule.at_most_ms:g} ms "
+        "are allowed."
+    )
+    return Outcome(name, "budget", passed, sentence, metric, artifact=artifact.name, candidate=value,
+                   bound=rule.at_most_ms)  # fmt: skip
 
 
-def _regressions(
-    candidate: Mapping[str, Any], production: Production | None, margins: Mapping[str, float]
-) -> list[Rule]:
-    if production is None:
-        sentence = "No model is in production yet, so there is none to fall behind."
-        return [Rule("first model", None, None, None, True, sentence)]
-    name = "comparable with production"
-    if production.obstacle is not None:
-        sentence = f"Version {production.version} in production could not be compared: {production.obstacle}"
-        return [Rule(name, None, None, None, False, sentence)]
-    sentence = f"Version {production.version} in production was judged on the same images in the same way."
-    comparable = Rule(name, None, None, None, True, sentence)
-    return [comparable] + [
-        _regression(metric, candidate, production.metrics, production.version, margin)
-        for metric, margin in margins.items()
-    ]
+def _kind(rule: str) -> str:
+    return {"latency": "budget", "size": "budget"}.get(rule, rule)
 
 
-def _regression(
-    metric: str, candidate: Mapping[str, Any], production: Mapping[str, Any], version: str, margin: float
-) -> Rule:
-    name = f"{metric} keeps up with production"
-    value, fault = _number(candidate, metric, "the candidate")
-    reference, reference_fault = _number(production, metric, f"version {version} in production")
-    if value is None or reference is None:
-        return Rule(name, metric, value, None, False, fault or reference_fault)
-    bound = reference - margin
-    passed = value >= bound - TOLERANCE
-    change = value - reference
-    digits = max(_digits(value, reference), _digits(-change, margin))
-    comparison = f"{abs(change):.{digits}f} {'above' if change > 0 else 'below'} the {reference:.{digits}f} of"
-    if abs(change) <= TOLERANCE:
-        digits, comparison = 3, "equal to"
-    sentence = f"{_title(metric)} is {value:.{digits}f}, {comparison} version {version} in production"
-    if not passed:
-        sentence += f", but {f'at most {margin:.{digits}f}' if margin else 'nothing'} below is allowed"
-    return Rule(name, metric, value, bound, passed, f"{sentence}.")
-
-
-def _number(metrics: Mapping[str, Any], metric: str, whose: str) -> tuple[float | None, str]:
-    """Returns a metric's value, or None and the sentence that says why there is no value to judge by."""
-    if metric not in metrics:
-        near = difflib.get_close_matches(metric, metrics, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        return None, f"There is no metric {metric} of {whose}, so it proves nothing.{hint}"
-    value = metrics[metric]
-    if value is None:
-        return None, f"{_title(metric)} of {whose} has no value on these test images, so it proves nothing."
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None, f"{_title(metric)} of {whose} is not a number ({value}), so it proves nothing."
-    return float(value), ""
-
-
-def _digits(one: float, other: float) -> int:
-    """Returns three decimals, or as many as it takes to see that two numbers differ."""
-    return next((n for n in range(3, 9) if f"{one:.{n}f}" != f"{other:.{n}f}"), 3)
-
-
-def _title(metric: str) -> str:
-    return METRIC_NAMES.get(metric, f"The metric {metric}")
-
-
-def _verdict(rules: list[Rule], failed: list[Rule]) -> str:
+def _first_failure(outcomes: Sequence[Outcome]) -> str:
+    failed = [outcome for outcome in outcomes if not outcome.passed]
     if not failed:
-        return f"Passed: all {len(rules)} rules hold." if len(rules) > 1 else f"Passed: {rules[0].sentence}"
+        return "there is nothing to judge."
+    first = failed[0].sentence
+    others = len(failed) - 1
+    return first if not others else f"{first} ({others} more {'rule fails' if others == 1 else 'rules fail'}.)"
+
+
+def _verdict(outcomes: Sequence[Outcome]) -> str:
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    if not outcomes:
+        return "Rejected: no rule has anything to judge, so nothing is proven."
+    if not failed:
+        return f"Passed: all {len(outcomes)} rules hold." if len(outcomes) > 1 else f"Passed: {outcomes[0].sentence}"
     if len(failed) == 1:
         return f"Rejected: {failed[0].sentence}"
-    return f"Rejected: {len(failed)} of {len(rules)} rules fail ({'; '.join(rule.name for rule in failed)})."
+    return f"Rejected: {len(failed)} of {len(outcomes)} rules fail ({'; '.join(o.name for o in failed)})."

@@ -8,10 +8,14 @@ from typing import Any
 from posefoundry.config import Evaluate
 from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, to_coco_results
 from posefoundry.evaluation.passport import conditions_of_test, software_versions
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.predictor import Predictor
+
+# Ingest keeps persons of area 0, and one of them should not keep all others from being judged.
+AREA_RULE: AreaRule = "annotation_else_box"
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +91,7 @@ def judge(
             f"{annotations} are {_enumerated(truth.skeleton.keypoint_names)}."
         )
     paths = {image["id"]: images / image["file_name"] for image in truth.images}
-    evaluator = OksEvaluator(annotations, sigmas=truth.skeleton.sigmas)
+    evaluator = evaluator_of(annotations, truth)
     results = predictor.predict(list(paths.values()), batch_size=settings.batch_size, progress=progress)
     detections = [
         detection
@@ -96,6 +100,7 @@ def judge(
     ]
     passport = {
         **conditions_of_test(annotations, list(paths.values()), settings, truth.skeleton.sigmas),
+        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "model": info.architecture,
         "head": "several boxes a person, thinned out by NMS" if info.needs_nms else "one box a person",
         "input_size_px": predictor.image_size_px,
@@ -104,6 +109,11 @@ def judge(
         "versions": software_versions(),
     }
     return Judgement(truth, paths, evaluator, evaluator.evaluate_in_detail(detections), detections, passport)
+
+
+def evaluator_of(annotations: Path, truth: CocoKeypoints) -> OksEvaluator:
+    """Prepares the ground truth for all who judge by this path; `truth` is the content of `annotations`."""
+    return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE)
 
 
 def _runtime(weights: Path) -> dict[str, str]:

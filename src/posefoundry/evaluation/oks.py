@@ -1,4 +1,4 @@
-"""OKS and box average precision by pycocotools, the reference implementation of cocodataset.org/#keypoints-eval.
+"""OKS and box average precision by COCO's rules (cocodataset.org/#keypoints-eval), equal to pycocotools in the tests.
 
 What pycocotools does and its callers forget:
 
@@ -9,18 +9,27 @@ What pycocotools does and its callers forget:
   whether a false positive falls under `_m` or `_l`, is that of its box. Medium is 32^2 to 96^2 px^2, large is above.
 """
 
-import contextlib
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation import fast_oks
+from posefoundry.evaluation.fast_oks import (
+    MAX_BOXES_PER_IMAGE,
+    MAX_POSES_PER_IMAGE,
+    RECALLS,
+    THRESHOLDS,
+    Candidates,
+    KeypointSimilarity,
+    SliceMatches,
+)
+from posefoundry.evaluation.greedy import Task, match
+from posefoundry.evaluation.ground_truth import AreaRule, Detections, GroundTruth, read_detections, read_ground_truth
+from posefoundry.evaluation.slices import ALL, AREA_RANGES, WHOLE_RANGE, Slicer, Slices, split_by_class
 from posefoundry.files import read_json
 
 if TYPE_CHECKING:
@@ -31,8 +40,6 @@ OKS_METRICS = (
     "oks_ap", "oks_ap50", "oks_ap75", "oks_ap_m", "oks_ap_l", "oks_ar", "oks_ar50", "oks_ar75", "oks_ar_m", "oks_ar_l",
 )  # fmt: skip
 BOX_METRICS = ("box_ap", "box_ap50", "box_ap75", "box_ap_s", "box_ap_m", "box_ap_l")
-
-MAX_POSES_PER_IMAGE = 20  # pycocotools: Params.setKpParams
 
 Metrics = dict[str, float | None]
 
@@ -81,22 +88,65 @@ def evaluate_detections(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What pycocotools found.
+    """How good detections are, and all that can be asked about it.
 
     Attributes:
-        metrics: The keys of `OKS_METRICS` and `BOX_METRICS`; None where the ground truth has nobody of that kind.
+        metrics: The keys of `OKS_METRICS` and `BOX_METRICS`; None where the ground truth has nobody of that kind, and
+            of boxes where the detections have none.
         oks_thresholds: (T,) OKS from which a detection counts as right, .50 to .95.
         recalls: (R,) recall levels, 0 to 1.
         precision: (T, R) interpolated keypoint precision, mean over categories; NaN where there is nobody to find.
-        oks_of_image: For each image and category with persons and detections, ((D, G) OKS, G annotation indices,
-            D detection indices), detections in order of falling score, indices into the lists that were given.
+        truth: The annotations as arrays.
+        detections: The detections as arrays.
+        found: The detections that count for OKS.
+        similarity: Of the pairs that may reach the lowest threshold.
+        slicer: Whom and what each slice counts.
+        sigmas: (K,) as used.
+        crossed: Crossed slices that were asked for.
     """
 
     metrics: Metrics
     oks_thresholds: np.ndarray
     recalls: np.ndarray
     precision: np.ndarray
-    oks_of_image: dict[tuple[int, int], tuple[np.ndarray, list[int], list[int]]]
+    truth: GroundTruth
+    detections: Detections
+    found: Candidates
+    similarity: KeypointSimilarity
+    slicer: Slicer
+    sigmas: np.ndarray
+    crossed: tuple[str, ...]
+
+    @cached_property
+    def slices(self) -> Slices:
+        """Of each slice what average precision needs, one `SliceMatches` a class."""
+        return self.slicer.matches(self.found, self.similarity, self.slicer.names(self.crossed))
+
+    @cached_property
+    def oks_of_image(self) -> dict[tuple[Any, Any], tuple[np.ndarray, list[int], list[int]]]:
+        """For each image and category with persons and detections, ((D, G) OKS, G annotation, D detection indices).
+
+        Detections are in order of falling score; indices are into the lists that were given.
+        """
+        truth, found = self.truth, self.found
+        similarity = fast_oks.keypoint_similarity(truth, self.detections, found, self.sigmas, at_least=0)
+        oks = similarity.oks(truth.visibility > 0)
+        pairs = similarity.pairs
+        # The pairs of an image and category lie together, and in them those of a detection.
+        group = truth.image[pairs.person] * len(truth.category_ids) + truth.category[pairs.person]
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        result = {}
+        for start, end in zip(starts, np.append(starts, len(group))[1:], strict=True):
+            members = slice(start, end)
+            persons, found_here = np.unique(pairs.person[members]), np.unique(pairs.detection[members])
+            first = persons[0]
+            key = (truth.image_ids[truth.image[first]], truth.category_ids[truth.category[first]])
+            result[key] = (
+                oks[members].reshape(len(found_here), len(persons)),
+                persons.tolist(),
+                found.source[found_here].tolist(),
+            )
+        return result
 
 
 class OksEvaluator:
@@ -105,32 +155,44 @@ class OksEvaluator:
     Args:
         annotations: A COCO keypoint annotation file, or its content, which is left as it is.
         sigmas: K standard deviations of annotation relative to object scale (`Skeleton.sigmas`).
+        area_rule: Whose area scales OKS; see `read_ground_truth`.
+        tags: For each tag its value in each of the images, in the order of the file; None where an image has none.
+        crossed: Crossed slices to look at, such as `keypoint=left_wrist&size=small` or `keypoint&size`.
 
     Attributes:
         images: The entries of the file.
         annotations: The entries of the file.
         persons: Indices of the annotations that must be found: no crowds, at least one labelled keypoint.
         sigmas: (K,) as given.
+        truth: The annotations as arrays.
 
     Raises:
         PosefoundryError: An annotation names an unknown image or category, lacks its box or area, or has not K * 3
-            finite keypoint numbers.
+            finite keypoint numbers; or an id comes twice.
     """
 
-    def __init__(self, annotations: Path | dict[str, Any], *, sigmas: Sequence[float]) -> None:
+    def __init__(
+        self,
+        annotations: Path | dict[str, Any],
+        *,
+        sigmas: Sequence[float],
+        area_rule: AreaRule = "annotation",
+        tags: Mapping[str, Sequence[str | None]] | None = None,
+        crossed: Sequence[str] = (),
+    ) -> None:
         where = str(annotations) if isinstance(annotations, Path) else "annotations"
         content = read_json(annotations) if isinstance(annotations, Path) else annotations
         self.sigmas = np.asarray(sigmas, np.float64)
+        self.truth = read_ground_truth(content, len(self.sigmas), where, area_rule)
         self.images: list[dict[str, Any]] = content["images"]
         self.annotations: list[dict[str, Any]] = content["annotations"]
-        self._image_ids = {image["id"] for image in self.images}
-        self._category_ids = {category["id"] for category in content["categories"]}
-        self._categories = [{"id": category["id"]} for category in content["categories"]]
-        ground_truth = [self._ground_truth(i, annotation, where) for i, annotation in enumerate(self.annotations)]
-        self.persons = [i for i, entry in enumerate(ground_truth) if entry["num_keypoints"] and not entry["iscrowd"]]
-        self._ground_truth_index = self._index(ground_truth)
+        self.persons: list[int] = np.flatnonzero(~self.truth.is_ignored).tolist()
+        self.keypoint_names, self.class_names = _names(content["categories"], len(self.sigmas))
+        by_id = sorted(range(len(self.images)), key=lambda i: self.images[i]["id"])
+        self._tags = {tag: [values[i] for i in by_id] for tag, values in (tags or {}).items()}
+        self._crossed = tuple(crossed)
 
-    def evaluate(self, detections: list[dict[str, Any]]) -> Metrics:
+    def evaluate(self, detections: Sequence[dict[str, Any]]) -> Metrics:
         """Returns OKS and box AP and AR of COCO results, which are left as they are.
 
         Args:
@@ -146,112 +208,87 @@ class OksEvaluator:
         """
         return self.evaluate_in_detail(detections).metrics
 
-    def evaluate_in_detail(self, detections: list[dict[str, Any]]) -> Evaluation:
-        """Evaluates like `evaluate` and returns the curves and the OKS of each pair as well."""
-        self._check_ids(detections)
-        results_index = self._index([self._result(i, detection) for i, detection in enumerate(detections)])
-        poses = COCOeval(self._ground_truth_index, results_index, "keypoints")
-        poses.params.kpt_oks_sigmas = self.sigmas
-        boxes = COCOeval(self._ground_truth_index, results_index, "bbox")
-        metrics: Metrics = {}
-        for evaluation, keys in ((poses, OKS_METRICS), (boxes, BOX_METRICS)):
-            with contextlib.redirect_stdout(io.StringIO()):
-                evaluation.evaluate()
-                evaluation.accumulate()
-                evaluation.summarize()
-            # -1 is pycocotools' word for "no such ground truth", which no reader should average or compare.
-            values = evaluation.stats[: len(keys)]
-            metrics |= {key: None if value < 0 else float(value) for key, value in zip(keys, values, strict=True)}
-            if evaluation is poses:
-                oks_of_image = self._oks_of_image(poses)
-        precision = poses.eval["precision"][:, :, :, 0, 0]  # (T, R, categories) of all areas, 20 detections
-        annotated = (precision > -1).any(axis=(0, 1))
+    def evaluate_in_detail(self, detections: Sequence[dict[str, Any]]) -> Evaluation:
+        """Evaluates like `evaluate` and returns curves, slices and the OKS of each pair as well."""
+        return self.evaluate_arrays(read_detections(detections, self.truth))
+
+    def evaluate_arrays(self, detections: Detections) -> Evaluation:
+        """Evaluates like `evaluate_in_detail` what `read_detections` has read."""
+        truth = self.truth
+        found = fast_oks.candidates(truth, detections, MAX_POSES_PER_IMAGE)
+        similarity = fast_oks.keypoint_similarity(truth, detections, found, self.sigmas, at_least=THRESHOLDS[0])
+        slicer = Slicer(truth, detections, self.keypoint_names, self.class_names, self._tags)
+        slicer.names(self._crossed)  # refuses unknown ones before anything is computed
+        matches = slicer.matches(found, similarity, [ALL, "size=medium", "size=large"])
+        precision = fast_oks.over_classes([fast_oks.precision_at_recalls(m) for m in matches[ALL]])
         return Evaluation(
-            metrics=metrics,
-            oks_thresholds=poses.params.iouThrs,
-            recalls=poses.params.recThrs,
-            precision=precision[:, :, annotated].mean(axis=2)
-            if annotated.any()
-            else np.full(precision.shape[:2], np.nan),
-            oks_of_image=oks_of_image,
+            metrics=_oks_metrics(matches) | _box_metrics(truth, detections),
+            oks_thresholds=THRESHOLDS,
+            recalls=RECALLS,
+            precision=precision,
+            truth=truth,
+            detections=detections,
+            found=found,
+            similarity=similarity,
+            slicer=slicer,
+            sigmas=self.sigmas,
+            crossed=self._crossed,
         )
 
-    def _ground_truth(self, index: int, annotation: dict[str, Any], where: str) -> dict[str, Any]:
-        """Returns a copy with what pycocotools needs and nothing it would trip over."""
-        n_numbers = 3 * len(self.sigmas)
-        name = f"{where}: annotation {annotation.get('id', f'number {index}')}"
-        keypoints = annotation.get("keypoints") or [0] * n_numbers  # as of a person nobody put keypoints on
-        if len(keypoints) != n_numbers or not _are_finite(keypoints):
-            raise PosefoundryError(f"{name}: expected {n_numbers} finite keypoint numbers, got {keypoints}.")
-        for key in ("area", "bbox"):
-            if not _are_finite(annotation.get(key)):
-                raise PosefoundryError(f"{name}: expected a finite {key!r}, got {annotation.get(key)}.")
-        if annotation["image_id"] not in self._image_ids or annotation["category_id"] not in self._category_ids:
-            raise PosefoundryError(
-                f"{name}: expected an image and a category of the same file, got image_id {annotation['image_id']}, "
-                f"category_id {annotation['category_id']}."
-            )
-        return {
-            # Its own numbers: pycocotools takes a person with id 0 for one that was never found.
-            "id": index + 1,
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "bbox": annotation["bbox"],
-            "area": annotation["area"],
-            "iscrowd": int(annotation.get("iscrowd") or 0),
-            "keypoints": keypoints,
-            "num_keypoints": annotation.get("num_keypoints", int(np.count_nonzero(keypoints[2::3]))),
-        }
 
-    def _result(self, index: int, detection: dict[str, Any]) -> dict[str, Any]:
-        box, keypoints, score = detection["bbox"], detection["keypoints"], detection["score"]
-        n_numbers = 3 * len(self.sigmas)
-        # A NaN distance would count as a match: pycocotools asks whether it is below the threshold, and no NaN is.
-        if len(box) != 4 or len(keypoints) != n_numbers or not _are_finite([score, *box, *keypoints]):
-            raise PosefoundryError(
-                f"Detection {index}, of image {detection['image_id']}: expected a score, 4 box and {n_numbers} "
-                f"keypoint numbers, all finite, got score {score}, bbox {box}, keypoints {keypoints}."
-            )
-        return {
-            "id": index + 1,
-            "image_id": detection["image_id"],
-            "category_id": detection["category_id"],
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-            "keypoints": keypoints,
-            "score": score,
-        }
-
-    def _check_ids(self, detections: list[dict[str, Any]]) -> None:
-        for key, known in (("image_id", self._image_ids), ("category_id", self._category_ids)):
-            unknown = sorted({detection[key] for detection in detections} - known, key=str)
-            if unknown:
-                named = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-                raise PosefoundryError(
-                    f"Expected detections with a known {key} ({len(known)} in the annotations), got {named}. "
-                    "Evaluate detections with the annotation file of the images they were made on."
-                )
-
-    def _index(self, entries: list[dict[str, Any]]) -> COCO:
-        index = COCO()
-        index.dataset = {"images": self.images, "categories": self._categories, "annotations": entries}
-        with contextlib.redirect_stdout(io.StringIO()):
-            index.createIndex()
-        return index
-
-    def _oks_of_image(self, poses: COCOeval) -> dict[tuple[int, int], tuple[np.ndarray, list[int], list[int]]]:
-        found = {}
-        for key, oks in poses.ious.items():
-            if len(oks):
-                by_score = sorted(poses._dts[key], key=lambda entry: -entry["score"])[: len(oks)]
-                persons = [entry["id"] - 1 for entry in poses._gts[key]]
-                found[key] = (oks, persons, [entry["id"] - 1 for entry in by_score])
-        return found
+def average(matches: Sequence[SliceMatches], threshold: float | None = None, *, recall: bool = False) -> float | None:
+    """Returns a slice's AP, or AR, over all thresholds or at one; None where there is nobody to find."""
+    of_class = fast_oks.average_recall if recall else fast_oks.average_precision
+    values = fast_oks.over_classes([of_class(m) for m in matches])
+    return _mean(values, threshold)
 
 
-def _are_finite(numbers: Any) -> bool:
-    try:
-        return bool(np.isfinite(np.asarray(numbers, np.float64)).all())
-    except (TypeError, ValueError):
-        return False
+def _mean(values: np.ndarray, threshold: float | None) -> float | None:
+    if threshold is not None:
+        values = values[np.isclose(THRESHOLDS, threshold)]
+    return None if np.isnan(values).any() else float(values.mean())
+
+
+def _oks_metrics(matches: Slices) -> Metrics:
+    values: list[float | None] = []
+    for of_class in (fast_oks.average_precision, fast_oks.average_recall):
+        whole, medium, large = (
+            fast_oks.over_classes([of_class(m) for m in matches[name]]) for name in (ALL, "size=medium", "size=large")
+        )
+        values += [_mean(whole, None), _mean(whole, 0.5), _mean(whole, 0.75), _mean(medium, None), _mean(large, None)]
+    return dict(zip(OKS_METRICS, values, strict=True))
+
+
+def _box_metrics(truth: GroundTruth, detections: Detections) -> Metrics:
+    """Box AP: only crowds are ignored here, and the 100 best boxes of an image and class count."""
+    if not detections.have_boxes:
+        return dict.fromkeys(BOX_METRICS)
+    found = fast_oks.candidates(truth, detections, MAX_BOXES_PER_IMAGE)
+    iou = fast_oks.box_iou(truth, detections, found)
+    tasks, persons = {}, {}
+    for name, (low, high) in {ALL: WHOLE_RANGE, **AREA_RANGES}.items():
+        persons[name] = ~truth.is_crowd & (truth.areas >= low) & (truth.areas <= high)
+        areas = detections.areas[found.source]
+        tasks[name] = Task(iou, ~persons[name], (areas < low) | (areas > high))
+    matched = dict(zip(tasks, match(found.pairs, list(tasks.values()), THRESHOLDS), strict=True))
+    values = {
+        name: fast_oks.over_classes(
+            [fast_oks.average_precision(m) for m in split_by_class(truth, found, persons[name], *matched[name])]
+        )
+        for name in tasks
+    }
+    whole = values[ALL]
+    by_size = [_mean(values[size], None) for size in ("small", "medium", "large")]
+    return dict(zip(BOX_METRICS, [_mean(whole, None), _mean(whole, 0.5), _mean(whole, 0.75), *by_size], strict=True))
+
+
+def _names(categories: list[dict[str, Any]], n_keypoints: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns names of keypoints and, in order of id, of classes; numbers where the file has no names of its own."""
+    by_id = sorted(categories, key=lambda category: category["id"])
+    classes = tuple(str(category.get("name", category["id"])) for category in by_id)
+    if len(set(classes)) < len(classes):
+        classes = tuple(str(category["id"]) for category in by_id)
+    keypoints = tuple(next((c["keypoints"] for c in by_id if c.get("keypoints")), ()))
+    if len(keypoints) != n_keypoints or len(set(keypoints)) != n_keypoints:
+        keypoints = tuple(str(k) for k in range(n_keypoints))
+    return keypoints, classes

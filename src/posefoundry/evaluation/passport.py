@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.config import Evaluate
-from posefoundry.evaluation.oks import MAX_POSES_PER_IMAGE
+from posefoundry.evaluation.fast_oks import MAX_POSES_PER_IMAGE
+from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import sha256_of_file
 
-AREA_RULE = "ground truth: area of the annotation; detections: area of the box"
+AREA_RULE = AREA_RULES["annotation"]
 SOFTWARE = ("posefoundry", "torch", "numpy", "opencv-python-headless", "pycocotools")
 
 # Numbers compare only if these are equal. The rest of a passport may differ, because it belongs to the model and not to

@@ -34,7 +34,7 @@ class StageRecord:
 
 
 def summarise(records: Sequence[StageRecord], project: Path) -> str:
-    """Writes the summary: stages, metrics, the gate's rules, the registered version.
+    """Writes the summary: stages, metrics, both gates' rules, the registered version.
 
     Only reports of stages that have a result are told; a report left by an earlier run is not.
     """
@@ -42,8 +42,9 @@ def summarise(records: Sequence[StageRecord], project: Path) -> str:
     parts = ["# Retraining", _stage_table(records)]
     if "evaluate" in told:
         parts += _metrics(project / "reports/evaluate/metrics.json")
-    if "gate" in told:
-        parts += _decision(project / "reports/gate/decision.json")
+    for stage, heading in (("gate", "Gate"), ("release", "Release")):
+        if stage in told:
+            parts += _decision(heading, project / "reports" / stage / "decision.json")
     if "register" in told:
         parts += _version(project / "reports/register/version.json")
     return "\n\n".join(parts) + "\n"
@@ -68,7 +69,7 @@ def _metrics(path: Path) -> list[str]:
     return ["## Test split", _table(("metric", "value"), rows)] if rows else []
 
 
-def _decision(path: Path) -> list[str]:
+def _decision(heading: str, path: Path) -> list[str]:
     decision = _report(path)
     if not decision:
         return []
@@ -76,8 +77,10 @@ def _decision(path: Path) -> list[str]:
         ("yes" if rule.get("passed") else "**no**", _cell(str(rule.get("sentence", rule.get("name", "")))))
         for rule in decision.get("rules", [])
     ]
-    heading = f"## Gate: {'passed' if decision.get('passed') else 'rejected'}"
-    return [heading, str(decision.get("verdict", "")), _table(("holds", "rule"), rows)]
+    power = decision.get("power") or {}
+    told = [str(text) for text in (decision.get("verdict"), decision.get("sentence"), power.get("sentence")) if text]
+    outcome = "passed" if decision.get("passed") else "rejected"
+    return [f"## {heading}: {outcome}", *dict.fromkeys(told), _table(("holds", "rule"), rows)]
 
 
 def _version(path: Path) -> list[str]:

@@ -46,6 +46,7 @@ class Evidence:
         metrics: The evaluation's metrics on the test split; None marks one that does not exist here.
         latency_p50_ms: Median time of the ONNX model for one image, from pixels to persons; None where not measured.
         example_image: A real image, kept as the model's input example.
+        release: The release gate's decision file; None where the artifacts were not judged.
     """
 
     weights: Path
@@ -54,6 +55,7 @@ class Evidence:
     metrics: Mapping[str, Any]
     latency_p50_ms: float | None
     example_image: Path
+    release: Path | None = None
 
 
 @store.faults_explained
@@ -121,6 +123,8 @@ def _version_tags(run_id: str, evidence: Evidence) -> dict[str, str]:
         "gate.verdict": str(decision.get("verdict", "")),
         "gate.compared_with": "" if compared_with is None else str(compared_with),
     }
+    if evidence.release is not None:
+        tags["release.verdict"] = str(read_json(evidence.release).get("verdict", ""))
     tags |= {name: f"{value:.4f}" for name, value in _numbers(evidence.metrics).items()}
     if evidence.latency_p50_ms is not None:
         tags["latency_p50_ms"] = f"{evidence.latency_p50_ms:.2f}"

@@ -1,15 +1,22 @@
 """Stage gate: is the candidate good enough, and no worse than the model in production?"""
 
+import json
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from posefoundry.config import Evaluate, Gate, Register
+from posefoundry.config import Evaluate, Floor, Gate, Improvement, NoRegression, Register
+from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
-from posefoundry.evaluation.gate import Decision, Production, decide
-from posefoundry.evaluation.judge import judge_weights
+from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
+from posefoundry.evaluation.gate import Decision, decide
+from posefoundry.evaluation.judge import evaluator_of, judge_weights
+from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 from posefoundry.evaluation.passport import first_difference
+from posefoundry.evaluation.power import Power, power_of
 from posefoundry.evaluation.progress import progress_bar
+from posefoundry.evaluation.rules import WHOLE, Evidence, Production
 from posefoundry.files import atomic_directory, read_json, sha256_of_file, write_json_atomic
 from posefoundry.registry import store
 from posefoundry.registry.runs import log_to_run
@@ -17,40 +24,93 @@ from posefoundry.registry.versions import PRODUCTION, aliases_of, production_wei
 from posefoundry.stages.evaluate import SPLIT
 from posefoundry.stages.runner import run_as_command
 
+Detections = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model as it did on the test images.
+
+    Attributes:
+        metrics: Its metrics.
+        passport: On what and how they were measured.
+        detections: Entries of a COCO results file.
+        evaluation: What they are worth.
+    """
+
+    metrics: dict[str, Any]
+    passport: dict[str, Any]
+    detections: Detections
+    evaluation: Evaluation
+
 
 def run(
-    settings: Gate, evaluate: Evaluate, register: Register, *, raw: Path, evaluation: Path, run: Path, report: Path
+    settings: Gate,
+    evaluate: Evaluate,
+    register: Register,
+    *,
+    raw: Path,
+    evaluation: Path,
+    data_checks: Path,
+    run: Path,
+    report: Path,
 ) -> None:
     """Decides by the gate's rules whether the candidate may go on; exit status 3 if not."""
-    metrics, passport = (_read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
-    production = None
-    if settings.max_regression:
-        production = _judge_production(register.model_name, metrics, passport, evaluate, raw)
-    decision = decide(metrics, production, floors=settings.floors, max_regression=settings.max_regression)
-    document = {
-        **decision.to_dict(),
-        "production_version": production.version if production else None,
-        "candidate": metrics,
-        "production": production.metrics if production else None,
-        "passports": {"candidate": passport, "production": production.passport if production else None},
-    }
+    evaluator, candidate = _candidate(raw, evaluation)
+    names = named_slices(candidate.evaluation.slicer, settings)  # refuses unknown slices before anything is computed
+    production, judged = None, None
+    if any(isinstance(rule, NoRegression | Improvement) for rule in settings.rules):
+        production, judged = _judge_production(register.model_name, candidate, evaluate, raw)
+    if production and judged:
+        slices = list(dict.fromkeys(name for group in names.values() for name in group))
+        production = replace(production, resampled=compare(candidate.evaluation, judged.evaluation, settings, slices))
+    floors = [n for r in settings.rules if isinstance(r, Floor) and r.slice != WHOLE for n in names[r.slice]]
+    evidence = Evidence(
+        metrics=candidate.metrics,
+        slices=slice_metrics(candidate.evaluation, floors),
+        names=names,
+        data_checks=read_object(data_checks) if data_checks.exists() else None,
+        production=production,
+    )
+    decision = decide(settings, evidence)
+    power = _power(settings, production, len(evaluator.images))
+    document = _document(settings, evidence, decision, power)
+    document["passports"] = {"candidate": candidate.passport, "production": production.passport if production else None}
+    document["changed_images"] = {"better": [], "worse": []}
+    if judged:
+        ours, theirs = ((model.evaluation, model.detections) for model in (candidate, judged))
+        document["changed_images"] = changed_images(evaluator, ours, theirs)
     with atomic_directory(report) as folder:
         write_json_atomic(folder / "decision.json", document)
-    _print_summary(decision)
-    tags = {
-        "gate.passed": str(decision.passed).lower(),
-        "gate.verdict": decision.verdict,
-        "gate.compared_with": production.version if production else "",
-    }
-    log_to_run(run, {"gate_passed": float(decision.passed)}, [report / "decision.json"], tags, stage="gate")
+        if judged:
+            content = json.dumps(judged.detections, separators=(",", ":"), allow_nan=False)
+            (folder / "production_detections.json").write_text(content)
+    print_decision("Gate", decision)
+    if power:
+        print(power.sentence)
+    _log(run, report, document)
     if not decision.passed:
-        failed = (f"{rule.name}: {rule.sentence}" for rule in decision.rules if not rule.passed)
-        raise RejectedError("These rules fail:\n  " + "\n  ".join(failed))
+        raise RejectedError(reasons(decision))
+
+
+def reasons(decision: Decision) -> str:
+    """Returns what fails, a line each."""
+    failed = (f"{rule.name}: {rule.sentence}" for rule in decision.rules if not rule.passed)
+    return "These rules fail:\n  " + "\n  ".join(failed)
+
+
+def _candidate(raw: Path, evaluation: Path) -> tuple[OksEvaluator, Contender]:
+    """Reads what the evaluate stage found out about the candidate."""
+    metrics, passport = (read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
+    annotations = raw / "annotations" / f"{SPLIT}.json"
+    evaluator = evaluator_of(annotations, load_coco_keypoints(annotations))
+    detections = read_json(evaluation / "detections.json")
+    return evaluator, Contender(metrics, passport, detections, evaluator.evaluate_in_detail(detections))
 
 
 def _judge_production(
-    model_name: str, metrics: dict[str, Any], passport: dict[str, Any], settings: Evaluate, raw: Path
-) -> Production | None:
+    model_name: str, candidate: Contender, settings: Evaluate, raw: Path
+) -> tuple[Production | None, Contender | None]:
     """Judges the model in production on the candidate's test images; None if there is none.
 
     A store out of reach is an error. A version that is there and cannot be judged is an obstacle, which rejects:
@@ -58,14 +118,14 @@ def _judge_production(
     """
     version = aliases_of(store.client(), model_name).get(PRODUCTION)
     if version is None:
-        return None
+        return None, None
     try:
         with tempfile.TemporaryDirectory() as folder, progress_bar("evaluate production") as progress:
             production = production_weights(model_name, Path(folder))
             if production is None:  # withdrawn since
-                return None
-            if sha256_of_file(production.weights) == passport.get("weights_sha256"):
-                return Production(version, metrics, passport)
+                return None, None
+            if sha256_of_file(production.weights) == candidate.passport.get("weights_sha256"):
+                return Production(version, candidate.metrics, candidate.passport), candidate
             judgement = judge_weights(
                 production.weights,
                 raw / "annotations" / f"{SPLIT}.json",
@@ -74,39 +134,91 @@ def _judge_production(
                 progress=progress,
             )
     except PosefoundryError as error:
-        return Production(version, {}, {}, str(error))
-    obstacle = None
-    if field := first_difference(passport, judgement.passport):
+        return Production(version, {}, {}, str(error)), None
+    judged = Contender(judgement.metrics, judgement.passport, judgement.detections, judgement.evaluation)
+    if field := first_difference(candidate.passport, judged.passport):
         obstacle = (
-            f"{field} was {passport.get(field)} for the candidate and is {judgement.passport.get(field)} now. "
+            f"{field} was {candidate.passport.get(field)} for the candidate and is {judged.passport.get(field)} now. "
             "Evaluate the candidate again: dvc repro --force evaluate."
         )
-    return Production(version, judgement.metrics, judgement.passport, obstacle)
+        return Production(version, judged.metrics, judged.passport, obstacle), None
+    return Production(version, judged.metrics, judged.passport), judged
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _power(settings: Gate, production: Production | None, n_images: int) -> Power | None:
+    """Returns what the images can show of the overall AP; None without a comparison."""
+    if production is None or WHOLE not in production.resampled:
+        return None
+    margins = [r.margin for r in settings.rules if isinstance(r, NoRegression) and WHOLE in r.slices]
+    draws = production.resampled[WHOLE].of("oks_ap").resampled
+    return power_of(draws, images=n_images, confidence=settings.confidence, margin=min(margins, default=None))
+
+
+def _document(settings: Gate, evidence: Evidence, decision: Decision, power: Power | None) -> dict[str, Any]:
+    document: dict[str, Any] = decision.to_dict()
+    if power and not power.is_enough:
+        document["sentence"] += f" {power.sentence}"
+    production = evidence.production
+    return document | {
+        "mode": settings.mode,
+        "confidence": settings.confidence,
+        "resamples": settings.resamples,
+        "seed": settings.seed,
+        "production_version": production.version if production else None,
+        "candidate": evidence.metrics,
+        "production": production.metrics if production else None,
+        "differences": differences(production.resampled, settings.confidence) if production else [],
+        "power": power.to_dict() if power else None,
+    }
+
+
+def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
+    """Adds the decision to the training run."""
+    metrics: dict[str, float | None] = {"gate_passed": float(document["passed"])}
+    if overall := next((row for row in document["differences"] if row["slice"] == WHOLE), None):
+        low, high = overall["interval"] or (None, None)
+        metrics |= {
+            "gate_oks_ap_difference": overall["difference"],
+            "gate_oks_ap_difference_low": low,
+            "gate_oks_ap_difference_high": high,
+            "gate_smallest_visible_drop": document["power"]["smallest_visible_drop"],
+        }
+    tags = {
+        "gate.passed": str(document["passed"]).lower(),
+        "gate.verdict": document["verdict"],
+        "gate.mode": document["mode"],
+        "gate.compared_with": document["production_version"] or "",
+    }
+    log_to_run(run, metrics, [report / "decision.json"], tags, stage="gate")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that an earlier stage wrote."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise PosefoundryError(f"{path}: expected what the evaluate stage writes, got {str(content)[:100]}.")
+        raise PosefoundryError(f"{path}: expected what the stage before writes, got {str(content)[:100]}.")
     return content
 
 
-def _print_summary(decision: Decision) -> None:
+def print_decision(heading: str, decision: Decision) -> None:
+    """Shows a decision to whoever runs the stage."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("rule", title="Gate", title_justify="left")
-    table.add_column("value", justify="right")
-    table.add_column("at least", justify="right")
+    table = Table("rule", title=heading, title_justify="left")
+    for column in ("value", "bound", "interval"):
+        table.add_column(column, justify="right")
     table.add_column("")
     for rule in decision.rules:
-        numbers = ("" if number is None else f"{number:.3f}" for number in (rule.value, rule.bound))
+        numbers = ["" if number is None else f"{number:.3f}" for number in (rule.candidate, rule.bound)]
+        interval = f"{rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}" if rule.interval else ""
         result = Text("pass", "green") if rule.passed else Text("fail", "bold red")
-        table.add_row(Text(rule.name), *numbers, result)
+        table.add_row(Text(rule.name), *numbers, interval, result)
     console = Console()
     console.print(table)
-    console.print(decision.verdict, style="green" if decision.passed else "bold red", highlight=False, markup=False)
+    for sentence in (decision.verdict, decision.sentence):
+        console.print(sentence, style="green" if decision.passed else "bold red", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

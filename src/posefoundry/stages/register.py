@@ -1,11 +1,12 @@
 """The candidate becomes a version in the MLflow registry, behind the alias `candidate`."""
 
 from pathlib import Path
+from typing import Any
 
 from posefoundry.config import Register
 from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError
-from posefoundry.files import read_json, write_json_atomic
+from posefoundry.files import read_json, sha256_of_file, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import log_to_run
 from posefoundry.stages.runner import run_as_command
@@ -18,17 +19,21 @@ def run(
     artifacts: Path,
     evaluation: Path,
     decision: Path,
+    release: Path,
     benchmark: Path,
     raw: Path,
     run: Path,
     report: Path,
 ) -> None:
     """Makes the exported model a version in the MLflow registry and points the alias `candidate` at it."""
-    decided = read_json(decision / "decision.json")
-    if decided.get("passed") is not True:
+    _require_passed(decision / "decision.json", "a candidate that passed the gate", "gate")
+    released = _require_passed(release / "decision.json", "artifacts that passed the release gate", "release stage")
+    onnx = artifacts / "model.onnx"
+    judged = released.get("passports", {}).get(onnx.name, {}).get("weights_sha256")
+    if judged != sha256_of_file(onnx):
         raise PosefoundryError(
-            f"{decision / 'decision.json'}: expected a candidate that passed the gate, got: {decided.get('verdict')} "
-            "Only what passed is registered; run the pipeline from the gate on: dvc repro."
+            f"{onnx}: expected the file that passed the release gate, got another one. Run the pipeline from the "
+            "release stage on: dvc repro."
         )
     run_id = log_to_run(run, {}, stage="register")
     version = register_version(
@@ -37,8 +42,9 @@ def run(
         run_id,
         Evidence(
             weights=weights,
-            onnx=artifacts / "model.onnx",
+            onnx=onnx,
             decision=decision / "decision.json",
+            release=release / "decision.json",
             metrics=read_json(evaluation / "metrics.json"),
             latency_p50_ms=_latency_p50_ms(benchmark),
             example_image=_example_image(raw),
@@ -54,6 +60,16 @@ def run(
         "  posefoundry ui                                    shows its runs and curves\n"
         '  posefoundry promote candidate --why "..."         puts it into production'
     )
+
+
+def _require_passed(path: Path, expected: str, stage: str) -> dict[str, Any]:
+    decided = read_json(path)
+    if decided.get("passed") is not True:
+        raise PosefoundryError(
+            f"{path}: expected {expected}, got: {decided.get('verdict')} "
+            f"Only what passed is registered; run the pipeline from the {stage} on: dvc repro."
+        )
+    return decided
 
 
 def _latency_p50_ms(benchmark: Path) -> float | None:

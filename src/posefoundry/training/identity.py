@@ -26,7 +26,14 @@ NOT_DECISIVE = {
     "stall_timeout_s",
 }
 # What the train stage depends on in dvc.yaml, below src/posefoundry.
-CODE = ("training", "models", "inference", "datasets/yolo.py", "evaluation/oks.py", "skeleton.py")
+CODE = (
+    "training",
+    "models",
+    "inference",
+    "datasets/yolo.py",
+    *(f"evaluation/{name}.py" for name in ("fast_oks", "greedy", "ground_truth", "oks", "slices")),
+    "skeleton.py",
+)
 
 
 def identity_of_training(

@@ -184,9 +184,7 @@ class _Agent(LocalElasticAgent):
             self._signal_all(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         lost = _lost(result)
-        if PosefoundryError.exit_status in lost.values():
-            self._remaining_restarts = 0
-        elif StoppedError.exit_status in lost.values():
+        if PosefoundryError.exit_status in lost.values() or StoppedError.exit_status in lost.values():
             self._remaining_restarts = 0
         elif result.state is WorkerState.FAILED and self._remaining_restarts:
             who = ", ".join(f"rank {rank} ({_ending(code)})" for rank, code in lost.items())

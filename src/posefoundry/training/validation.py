@@ -44,7 +44,7 @@ class Validator:
         batch_size: int,
         precision: str,
     ) -> None:
-        self.evaluator = OksEvaluator(annotations, sigmas=info.skeleton.sigmas)
+        self.evaluator = OksEvaluator(annotations, sigmas=info.skeleton.sigmas, area_rule="annotation_else_box")
         self.images_folder, self.info, self.group = images_folder, info, group
         self.batch_size, self.precision = batch_size, precision
 

@@ -1,0 +1,117 @@
+"""Two models on the same images: what the gate's rules need to know, and what a reader of its decision wants to see."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from posefoundry.config import Floor, Gate, Improvement, NoRegression
+from posefoundry.evaluation.bootstrap import Resampled, resample_differences
+from posefoundry.evaluation.intervals import holm, p_value_two_sided, percentile_interval
+from posefoundry.evaluation.matching import image_scores, match_persons
+from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
+from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
+from posefoundry.evaluation.slices import Slicer
+
+CHANGED_IMAGES = 12  # shown of each, those that got better and those that got worse
+LEAST_CHANGE = 0.05  # of an image's mean OKS; less is no change that anybody would see
+
+# AP of a slice at one threshold or, None, over all.
+THRESHOLD = {"oks_ap": None, "oks_ap50": 0.5, "oks_ap75": 0.75}
+
+
+def named_slices(slicer: Slicer, settings: Gate) -> dict[str, list[str]]:
+    """Returns for each name of the settings the slices it stands for.
+
+    Raises:
+        PosefoundryError: There is no such slice in this data.
+    """
+    names = [WHOLE, *settings.shown_slices]
+    for rule in settings.rules:
+        if isinstance(rule, Floor | Improvement):
+            names.append(rule.slice)
+        elif isinstance(rule, NoRegression):
+            names += rule.slices
+    return {name: _expanded(slicer, name) for name in dict.fromkeys(names)}
+
+
+def _expanded(slicer: Slicer, name: str) -> list[str]:
+    wanted = name.split("&")
+    found = []
+    for known in slicer.names([name]):
+        parts = known.split("&")
+        if len(parts) == len(wanted) and all(
+            part == w or part.startswith(f"{w}=") for part, w in zip(parts, wanted, strict=True)
+        ):
+            found.append(known)
+    return found
+
+
+def slice_metrics(evaluation: Evaluation, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Returns AP, AP50 and AP75 of slices."""
+    if not names:
+        return {}
+    matches = evaluation.slicer.matches(evaluation.found, evaluation.similarity, names)
+    return {name: {metric: average(matches[name], at) for metric, at in THRESHOLD.items()} for name in names}
+
+
+def compare(
+    candidate: Evaluation, production: Evaluation, settings: Gate, names: Sequence[str]
+) -> dict[str, Resampled]:
+    """Resamples both models' AP in each slice."""
+    of_candidate, of_production = (
+        model.slicer.matches(model.found, model.similarity, names) for model in (candidate, production)
+    )
+    slices = {name: (of_candidate[name], of_production[name]) for name in names}
+    return resample_differences(slices, resamples=settings.resamples, seed=settings.seed)
+
+
+def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[dict[str, Any]]:
+    """Returns one row a slice with people in it: both models' AP, its difference, and how sure that is.
+
+    The p values are two-sided; corrected, they are those of looking at all these slices at once.
+    """
+    shown = {name: (entry, entry.of("oks_ap")) for name, entry in resampled.items() if entry.persons}
+    p_values = {
+        name: p_value_two_sided(difference.resampled)
+        for name, (entry, difference) in shown.items()
+        if entry.images >= MIN_IMAGES
+    }
+    corrected = holm(p_values)
+    return [
+        {
+            "slice": name,
+            "persons": entry.persons,
+            "images": entry.images,
+            "candidate": difference.candidate,
+            "production": difference.production,
+            "difference": difference.value,
+            "interval": percentile_interval(difference.resampled, confidence),
+            "p_value": p_values.get(name),
+            "p_value_holm": corrected.get(name),
+        }
+        for name, (entry, difference) in shown.items()
+    ]
+
+
+def changed_images(
+    evaluator: OksEvaluator,
+    candidate: tuple[Evaluation, list[dict[str, Any]]],
+    production: tuple[Evaluation, list[dict[str, Any]]],
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the images whose persons the candidate sees better, and worse, than production; the most changed first.
+
+    Args:
+        evaluator: The ground truth.
+        candidate: Its evaluation, and the detections that it is of.
+        production: Likewise.
+    """
+    ours, theirs = (image_scores(match_persons(evaluator, *model)) for model in (candidate, production))
+    names = {image["id"]: image["file_name"] for image in evaluator.images}
+    rows = [{"image_id": i, "file_name": names[i], "candidate_oks": ours[i], "production_oks": theirs[i]} for i in ours]
+    change = np.array([row["candidate_oks"] - row["production_oks"] for row in rows])
+    order = np.argsort(-change, kind="stable").tolist()
+    return {
+        "better": [rows[i] for i in order if change[i] >= LEAST_CHANGE][:CHANGED_IMAGES],
+        "worse": [rows[i] for i in reversed(order) if change[i] <= -LEAST_CHANGE][:CHANGED_IMAGES],
+    }

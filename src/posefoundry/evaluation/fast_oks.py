@@ -1,0 +1,241 @@
+"""Average precision by COCO's rules (cocodataset.org/#keypoints-eval), vectorised and equal to pycocotools.
+
+What a slice's average precision needs is gathered once in `SliceMatches`. From there AP, AR and their bootstrap cost
+little.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from posefoundry.evaluation.greedy import Pairs
+from posefoundry.evaluation.ground_truth import Detections, GroundTruth
+
+# As in pycocotools' Params, to the last bit.
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+MAX_POSES_PER_IMAGE = 20  # pycocotools: Params.setKpParams
+MAX_BOXES_PER_IMAGE = 100  # pycocotools: Params.setDetParams
+
+
+@dataclass(frozen=True)
+class SliceMatches:
+    """All that average precision needs of one slice and class.
+
+    Detections are in falling order of score; among equal scores by image id, then as they were given.
+
+    Attributes:
+        image_index: (D,) place of each detection's image among the images in order of id.
+        scores: (D,) scores.
+        matched: (T, D) whether a detection is right at each of the T thresholds.
+        ignored: (T, D) whether it is neither right nor wrong: it found a crowd, a person without keypoints or one
+            outside the slice, or it found nobody and lies outside the slice itself.
+        positives_of_image: (I,) persons of the slice in each image.
+    """
+
+    image_index: np.ndarray
+    scores: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    positives_of_image: np.ndarray
+
+    def of_images(self, chosen: np.ndarray) -> "SliceMatches":
+        """Returns the part that lies in the chosen images, (I,) flags; the others hold nobody and nothing."""
+        columns = np.flatnonzero(chosen[self.image_index])
+        return SliceMatches(
+            image_index=self.image_index[columns],
+            scores=self.scores[columns],
+            matched=self.matched[:, columns],
+            ignored=self.ignored[:, columns],
+            positives_of_image=np.where(chosen, self.positives_of_image, 0),
+        )
+
+
+def precision_at_recalls(matches: SliceMatches) -> np.ndarray:
+    """Returns (T, R) interpolated precision at the 101 recalls 0, .01, ... 1; NaN where there is nobody to find.
+
+    Interpolated precision at a recall is the highest precision at that or a higher recall. Precision rises only where
+    a detection is right, so only those places are looked at.
+    """
+    n_positives = int(matches.positives_of_image.sum())
+    precision = np.zeros((len(matches.matched), len(RECALLS)))
+    if n_positives == 0:
+        return np.full_like(precision, np.nan)
+    for row, matched, ignored in zip(precision, matches.matched, matches.ignored, strict=True):
+        places = np.flatnonzero(matched)
+        if not len(places):
+            continue
+        n_right = np.arange(1, len(places) + 1)
+        n_wrong = places + 1 - n_right
+        if ignored.any():
+            n_wrong -= np.cumsum(ignored, dtype=np.int32)[places]
+        # eps as in pycocotools, and in its order of summation
+        envelope = np.maximum.accumulate((n_right / (n_wrong + n_right + np.spacing(1)))[::-1])[::-1]
+        first = np.searchsorted(n_right / n_positives, RECALLS, side="left")
+        reached = first < len(places)
+        row[reached] = envelope[first[reached]]
+    return precision
+
+
+def average_precision(matches: SliceMatches) -> np.ndarray:
+    """Returns (T,) average precision at each threshold; NaN where there is nobody to find."""
+    return precision_at_recalls(matches).mean(axis=1)
+
+
+def average_recall(matches: SliceMatches) -> np.ndarray:
+    """Returns (T,) recall at each threshold; NaN where there is nobody to find."""
+    n_positives = int(matches.positives_of_image.sum())
+    if n_positives == 0:
+        return np.full(len(matches.matched), np.nan)
+    return np.count_nonzero(matches.matched, axis=1) / n_positives
+
+
+def over_classes(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Averages over the classes that have somebody to find, as pycocotools does; NaN if none has."""
+    known = [value for value in values if not np.isnan(value).any()]
+    return np.mean(known, axis=0) if known else np.full_like(values[0], np.nan) if len(values) else np.array(np.nan)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The detections that count, the best of each image and class, in falling order of score.
+
+    Attributes:
+        source: (D,) index of each in the list that was given.
+        scores: (D,) scores.
+        image: (D,) place of the image in order of id.
+        category: (D,) place of the category in order of id.
+        pairs: Each person with all of them that share image and class.
+    """
+
+    source: np.ndarray
+    scores: np.ndarray
+    image: np.ndarray
+    category: np.ndarray
+    pairs: Pairs
+
+
+def candidates(truth: GroundTruth, detections: Detections, max_per_image: int) -> Candidates:
+    """Picks the `max_per_image` highest scores of each image and class and pairs them with the persons there."""
+    n_categories = len(truth.category_ids)
+    group = detections.image * n_categories + detections.category
+    by_group = np.lexsort((-detections.scores, group))
+    kept = by_group[_places(group[by_group]) < max_per_image]
+    # pycocotools strings images together in order of id, and sorts the string by score with a stable sort.
+    kept = kept[np.lexsort((kept, detections.image[kept], -detections.scores[kept]))]
+    group = group[kept]
+
+    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
+    detection = np.argsort(group, kind="stable")
+    turn = np.empty_like(detection)
+    turn[detection] = _places(group[detection])
+    group_of_person = truth.image * n_categories + truth.category
+    by_group = np.argsort(group_of_person, kind="stable")
+    sizes = np.bincount(group_of_person, minlength=len(truth.image_ids) * n_categories)
+    starts = np.cumsum(sizes) - sizes
+    n_pairs = sizes[group[detection]]
+    within = np.arange(n_pairs.sum()) - np.repeat(np.cumsum(n_pairs) - n_pairs, n_pairs)
+    person = by_group[np.repeat(starts[group[detection]], n_pairs) + within]
+    pairs = Pairs(person, np.repeat(detection, n_pairs), turn, truth.is_crowd)
+    return Candidates(kept, detections.scores[kept], detections.image[kept], detections.category[kept], pairs)
+
+
+@dataclass(frozen=True)
+class KeypointSimilarity:
+    """How near the keypoints of pairs are.
+
+    Attributes:
+        pairs: The P pairs.
+        labelled: (K, P) exp(-d^2 / (2 area (2 sigma)^2)) of each keypoint; meaningless where it is not labelled.
+        of_box: (P,) the similarity that pycocotools gives pairs whose person has no labelled keypoint: the mean over
+            all K keypoints, with the distance to twice the person's box instead.
+    """
+
+    pairs: Pairs
+    labelled: np.ndarray
+    of_box: np.ndarray
+
+    def oks(self, labelled: np.ndarray) -> np.ndarray:
+        """Returns (P,) OKS over the labelled keypoints, (N, K) flags."""
+        count = labelled.sum(axis=1)
+        person = self.pairs.person
+        if labelled.shape[1] and count.max(initial=0) <= 1 and len(used := np.flatnonzero(labelled.any(axis=0))) == 1:
+            total = self.labelled[used[0]]
+        else:
+            total = np.einsum("kp,kp->p", self.labelled, labelled.T[:, person])
+        n = count[person]
+        return np.where(n > 0, total / np.maximum(n, 1), self.of_box)
+
+
+def keypoint_similarity(
+    truth: GroundTruth, detections: Detections, found: Candidates, sigmas: np.ndarray, at_least: float
+) -> KeypointSimilarity:
+    """Computes the similarity of all pairs that may reach OKS `at_least` over any choice of keypoints.
+
+    A mean reaches it only if one of its terms does, so one keypoint must lie within a distance of the person that can
+    be told from the extents alone. With `at_least` 0 no pair is left out.
+    """
+    variances = (2 * sigmas) ** 2
+    pairs = found.pairs
+    xy = detections.keypoints_xy[found.source]
+    if at_least > 0 and len(xy):
+        reach = np.sqrt(-2 * np.log(at_least) * variances.max() * (truth.areas + np.spacing(1))) * 1.001
+        pairs = _within_reach(truth, pairs, xy, reach)
+    person, detection = pairs.person, pairs.detection
+    scale = truth.areas + np.spacing(1)
+    labelled = np.empty((len(sigmas), len(person)))
+    of_box = np.zeros(len(person))
+    low, high = _doubled(truth.boxes_xywh)
+    # (K, 2, N) and (K, 2, D): one keypoint after another lies together in memory
+    truth_xy = np.ascontiguousarray(truth.keypoints_xy.transpose(1, 2, 0))
+    found_xy = np.ascontiguousarray(xy.transpose(1, 2, 0))
+    scale, low, high = scale[person], low[person].T, high[person].T
+    for k, variance in enumerate(variances):
+        guess = found_xy[k][:, detection]
+        dx, dy = guess - truth_xy[k][:, person]
+        labelled[k] = np.exp(-((dx**2 + dy**2) / variance / scale / 2))
+        dx, dy = np.maximum(0, low - guess) + np.maximum(0, guess - high)
+        of_box += np.exp(-((dx**2 + dy**2) / variance / scale / 2))
+    return KeypointSimilarity(pairs, labelled, of_box / max(1, len(sigmas)))
+
+
+def box_iou(truth: GroundTruth, detections: Detections, found: Candidates) -> np.ndarray:
+    """Returns (P,) intersection over union of all pairs' boxes; with a crowd, over the detection's own area.
+
+    As pycocotools' bbIou: boxes that do not overlap have 0.
+    """
+    person, detection = found.pairs.person, found.pairs.detection
+    one, other = detections.boxes_xywh[found.source][detection].T, truth.boxes_xywh[person].T
+    width, height = (
+        np.minimum(one[i] + one[i + 2], other[i] + other[i + 2]) - np.maximum(one[i], other[i]) for i in (0, 1)
+    )
+    inside = np.where((width > 0) & (height > 0), width * height, 0.0)
+    own = one[2] * one[3]
+    union = np.where(truth.is_crowd[person], own, own + other[2] * other[3] - inside)
+    return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
+
+
+def _within_reach(truth: GroundTruth, pairs: Pairs, found_xy: np.ndarray, reach: np.ndarray) -> Pairs:
+    low, high = _doubled(truth.boxes_xywh)
+    is_labelled = (truth.visibility > 0)[..., None]
+    low = np.minimum(low, np.where(is_labelled, truth.keypoints_xy, np.inf).min(axis=1)) - reach[:, None]
+    high = np.maximum(high, np.where(is_labelled, truth.keypoints_xy, -np.inf).max(axis=1)) + reach[:, None]
+    least, most = found_xy.min(axis=1), found_xy.max(axis=1)
+    person, detection = pairs.person, pairs.detection
+    near = np.ones(len(person), bool)
+    for axis in (0, 1):
+        near &= least[detection, axis] <= high[person, axis]
+        near &= most[detection, axis] >= low[person, axis]
+    return pairs.only(near)
+
+
+def _doubled(boxes_xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the corners of boxes with their width and height added on each side."""
+    position, size = boxes_xywh[:, :2], boxes_xywh[:, 2:]
+    return position - size, position + size * 2
+
+
+def _places(sorted_groups: np.ndarray) -> np.ndarray:
+    starts = np.flatnonzero(np.diff(sorted_groups, prepend=-1))
+    return np.arange(len(sorted_groups)) - np.repeat(starts, np.diff(np.append(starts, len(sorted_groups))))

@@ -1,0 +1,345 @@
+"""The rules of both gates, one by one: settings and evidence in, outcomes with their reasons out."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
+from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.bootstrap import Resampled
+from posefoundry.evaluation.intervals import holm, p_value_not_above, p_value_not_below, percentile_interval
+
+# Two sums of the same numbers in another order differ by less; no decision should hang on that.
+TOLERANCE = 1e-9
+
+# In fewer images the resamples are too few different ones for their percentiles to mean anything.
+MIN_IMAGES = 20
+
+WHOLE = "all"  # the slice of everybody
+
+# How a metric is called when it is read aloud.
+METRIC_NAMES = {
+    "oks_ap": "Pose accuracy (OKS AP)",
+    "oks_ap50": "Pose accuracy at a lenient match (OKS AP50)",
+    "oks_ap75": "Pose accuracy at a strict match (OKS AP75)",
+    "oks_ap_m": "Pose accuracy on medium-sized persons (OKS AP-M)",
+    "oks_ap_l": "Pose accuracy on large persons (OKS AP-L)",
+    "oks_ar": "Pose recall (OKS AR)",
+    "oks_ar50": "Pose recall at a lenient match (OKS AR50)",
+    "oks_ar75": "Pose recall at a strict match (OKS AR75)",
+    "oks_ar_m": "Pose recall on medium-sized persons (OKS AR-M)",
+    "oks_ar_l": "Pose recall on large persons (OKS AR-L)",
+    "box_ap": "Person detection (box AP)",
+    "box_ap50": "Person detection at a lenient match (box AP50)",
+    "box_ap75": "Person detection at a strict match (box AP75)",
+    "box_ap_s": "Person detection of small persons (box AP-S)",
+    "box_ap_m": "Person detection of medium-sized persons (box AP-M)",
+    "box_ap_l": "Person detection of large persons (box AP-L)",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One rule and how the candidate fared; None where the rule has no such thing.
+
+    Attributes:
+        name: What the rule is called in tables and messages.
+        kind: floor, no_regression, improvement, data, parity or budget.
+        passed: Whether the rule holds.
+        sentence: Outcome and reason, to be read aloud.
+        metric: The metric it looks at.
+        slice: The slice it looks at.
+        artifact: The file it looks at.
+        candidate: The candidate's value.
+        production: The value it is compared with: production's, or for parity the PyTorch model's.
+        bound: What the candidate's value, or its distance, must reach or keep within.
+        difference: Candidate less production.
+        interval: Confidence interval of the difference.
+        p_value: How compatible the images are with the claim not being true; see `_no_regressions`.
+        p_value_holm: The same, corrected for the number of slices.
+        margin: What may be lost, or must be won.
+    """
+
+    name: str
+    kind: str
+    passed: bool
+    sentence: str
+    metric: str | None = None
+    slice: str | None = None
+    artifact: str | None = None
+    candidate: float | None = None
+    production: float | None = None
+    bound: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    p_value_holm: float | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Production:
+    """The model in production as it did on the candidate's test images.
+
+    Attributes:
+        version: Its version in the registry.
+        metrics: Its metrics; empty if it could not be judged at all.
+        passport: On what and how they were measured.
+        obstacle: Why they don't compare with the candidate's, a sentence; None if they do.
+        resampled: Both models' AP and its differences in each slice.
+    """
+
+    version: str
+    metrics: Mapping[str, Any]
+    passport: Mapping[str, Any]
+    obstacle: str | None = None
+    resampled: Mapping[str, Resampled] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules of the gate look at.
+
+    Attributes:
+        metrics: The candidate's metrics.
+        slices: Metrics of the slices that floors are set for.
+        names: The slices that a name in the settings stands for: of `keypoint` those of all keypoints.
+        data_checks: The validate stage's report; None where there is none.
+        production: The model in production; None if there is none yet.
+    """
+
+    metrics: Mapping[str, Any]
+    slices: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    data_checks: Mapping[str, Any] | None = None
+    production: Production | None = None
+
+    def slices_of(self, name: str) -> Sequence[str]:
+        """Returns the slices that a name stands for; a name that is not in `names`, for itself."""
+        return self.names.get(name, (name,))
+
+
+def apply_rules(settings: Gate, evidence: Evidence) -> list[Outcome]:
+    """Applies all rules, also after one has failed, so that one run tells everything that is wrong."""
+    outcomes: list[Outcome] = []
+    for rule in settings.rules:
+        if isinstance(rule, Floor):
+            outcomes += [floor_in_slice(rule, name, evidence) for name in evidence.slices_of(rule.slice)]
+        elif isinstance(rule, DataChecks):
+            outcomes.append(_data_checks(rule, evidence.data_checks))
+    regressions = [rule for rule in settings.rules if isinstance(rule, NoRegression)]
+    improvements = [rule for rule in settings.rules if isinstance(rule, Improvement)]
+    if not regressions and not improvements:
+        return outcomes
+    production = evidence.production
+    outcomes.append(_comparable(production, settings.incomparable_production == "waive"))
+    if production is not None and production.obstacle is None:
+        outcomes += _no_regressions(settings, regressions, evidence, production)
+        for rule in improvements:
+            outcomes += [_improvement(settings, rule, name, production) for name in evidence.slices_of(rule.slice)]
+    return outcomes
+
+
+def floor_in_slice(rule: Floor, name: str, evidence: Evidence) -> Outcome:
+    """Judges a floor in one slice."""
+    metrics = evidence.metrics if name == WHOLE else evidence.slices.get(name, {})
+    return floor(rule.metric, rule.at_least, metrics, "the candidate", slice_name=name)
+
+
+def floor(
+    metric: str,
+    bound: float,
+    metrics: Mapping[str, Any],
+    whose: str,
+    *,
+    slice_name: str | None = None,
+    artifact: str | None = None,
+) -> Outcome:
+    """Judges whether a figure reaches a floor."""
+    where = _where(slice_name)
+    name = " ".join(part for part in (artifact, f"{metric}{where} reaches its floor") if part)
+    value, fault = number(metrics, metric, f"{whose}{where}")
+    if value is None:
+        return Outcome(name, "floor", False, fault, metric, slice_name, artifact, bound=bound)
+    passed = value >= bound - TOLERANCE
+    link, digits = "and" if passed else "but", digits_of(value, bound)
+    of = f" of {artifact}" if artifact else ""
+    sentence = f"{title(metric)}{where}{of} is {value:.{digits}f}, {link} at least {bound:.{digits}f} is required."
+    return Outcome(name, "floor", passed, sentence, metric, slice_name, artifact, value, bound=bound)
+
+
+def _data_checks(rule: DataChecks, report: Mapping[str, Any] | None) -> Outcome:
+    name = "data checks passed"
+    if report is None or not isinstance(report.get("passed"), bool):
+        return Outcome(name, "data", False, "There is no report of the data checks, so they prove nothing.")
+    errors, warnings = int(report.get("failed_errors", 0)), int(report.get("failed_warnings", 0))
+    allowed = rule.warnings
+    passed = report["passed"] and errors == 0 and (allowed is None or warnings <= allowed)
+    total = len(report.get("checks", []))
+    sentence = f"Of {total} checks of the data {errors} failed as errors and {warnings} as warnings"
+    sentence += "." if allowed is None else f", of which {allowed} may."
+    return Outcome(name, "data", passed, sentence, candidate=float(warnings), bound=allowed)
+
+
+def _comparable(production: Production | None, waive: bool) -> Outcome:
+    if production is None:
+        sentence = "No model is in production yet, so there is none to fall behind."
+        return Outcome("first model", "no_regression", True, sentence)
+    name = "comparable with production"
+    if production.obstacle is not None:
+        sentence = f"Version {production.version} in production could not be compared: {production.obstacle}"
+        if waive:
+            sentence += " gate.incomparable_production waives the comparison: only the other rules have decided."
+        return Outcome(name, "no_regression", waive, sentence)
+    sentence = f"Version {production.version} in production was judged on the same images in the same way."
+    return Outcome(name, "no_regression", True, sentence)
+
+
+def _no_regressions(
+    settings: Gate, rules: Sequence[NoRegression], evidence: Evidence, production: Production
+) -> list[Outcome]:
+    """Judges all slices of all rules on regression.
+
+    To reject, a loss beyond the margin must be proven: p is that of no such loss, corrected for the number of slices,
+    since among many slices one looks worse by chance. To demand non-inferiority, its absence must be proven in every
+    slice: p is that of such a loss, and needs no correction, since passing takes all proofs at once (Berger,
+    Technometrics 24, 1982).
+    """
+    demand = settings.mode == "demand_non_inferiority"
+    found: list[tuple[Outcome, Resampled | None]] = []
+    for rule in rules:
+        for name in dict.fromkeys(name for part in rule.slices for name in evidence.slices_of(part)):
+            resampled = production.resampled.get(name)
+            if name not in rule.slices and (resampled is None or resampled.persons == 0):
+                continue  # one of a group, of whom there is nobody here
+            found.append(_regression(settings, rule, name, resampled))
+    p_values = {str(i): o.p_value for i, (o, _) in enumerate(found) if o.p_value is not None}
+    least = math.ceil(2 * len(p_values) / (1 - settings.confidence) - 1e-6)
+    if not demand and settings.resamples < least:
+        raise PosefoundryError(
+            f"To prove a loss in one of {len(p_values)} slices at confidence {settings.confidence:g}, expected "
+            f"gate.resamples of at least {least}, got {settings.resamples}."
+        )
+    corrected = {} if demand else holm(p_values)
+    return [
+        _with_verdict(
+            settings, replace(o, p_value_holm=corrected.get(str(i))), resampled, production.version, len(p_values)
+        )
+        if resampled
+        else o
+        for i, (o, resampled) in enumerate(found)
+    ]
+
+
+def _regression(
+    settings: Gate, rule: NoRegression, name: str, resampled: Resampled | None
+) -> tuple[Outcome, Resampled | None]:
+    """Returns the figures, as yet without a verdict, and what they rest on; None if nothing."""
+    label = f"{rule.metric}{_where(name)} keeps up with production"
+    outcome = Outcome(label, "no_regression", False, "", rule.metric, name, margin=rule.margin)
+    difference = resampled.of(rule.metric) if resampled else None
+    if resampled is None or difference is None or math.isnan(difference.value):
+        sentence = f"{title(rule.metric)}{_where(name)} has no value on these test images, so it proves nothing."
+        return replace(outcome, sentence=sentence), None
+    p_value = None
+    if resampled.images >= MIN_IMAGES:
+        test = p_value_not_above if settings.mode == "demand_non_inferiority" else p_value_not_below
+        p_value = test(difference.resampled, -rule.margin)
+    outcome = replace(
+        outcome, candidate=difference.candidate, production=difference.production,
+        bound=difference.production - rule.margin, difference=difference.value,
+        interval=percentile_interval(difference.resampled, settings.confidence), p_value=p_value,
+    )  # fmt: skip
+    return outcome, resampled
+
+
+def _with_verdict(settings: Gate, outcome: Outcome, resampled: Resampled, version: str, n_tests: int) -> Outcome:
+    """Adds whether a figure that has been compared may pass, and the sentence."""
+    demand = settings.mode == "demand_non_inferiority"
+    margin = outcome.margin or 0.0
+    head = f"{title(str(outcome.metric))}{_where(outcome.slice)} is {_comparison(outcome, version)}"
+    loss = f"a loss of more than {margin:.3f}" if margin else "a loss"
+    if outcome.p_value is None or outcome.interval is None:
+        few = f"only {resampled.images} images show such persons, and fewer than {MIN_IMAGES} prove nothing"
+        return replace(outcome, passed=not demand, sentence=f"{head}; {few}.")
+    shown = interval_in_words(outcome.interval, settings.confidence)
+    alpha = (1 - settings.confidence) / 2
+    if demand:
+        passed = outcome.p_value <= alpha
+        verdict = f"and {loss} is ruled out" if passed else f"but {loss} is not ruled out"
+        return replace(outcome, passed=passed, sentence=f"{head}, {verdict} ({shown}).")
+    p_value = outcome.p_value if outcome.p_value_holm is None else outcome.p_value_holm
+    passed = p_value > alpha
+    among = f", p {p_value:.2g} among {n_tests} slices" if n_tests > 1 else f", p {p_value:.2g}"
+    verdict = f"{loss} is not proven" if passed else f"{loss} is proven"
+    return replace(outcome, passed=passed, sentence=f"{head}; {verdict} ({shown}{among}).")
+
+
+def _improvement(settings: Gate, rule: Improvement, name: str, production: Production) -> Outcome:
+    label = f"{rule.metric}{_where(name)} is better than production"
+    outcome = Outcome(label, "improvement", False, "", rule.metric, name, margin=rule.margin)
+    resampled = production.resampled.get(name)
+    difference = resampled.of(rule.metric) if resampled else None
+    if resampled is None or difference is None or math.isnan(difference.value):
+        sentence = f"{title(rule.metric)}{_where(name)} has no value on these test images, so it proves nothing."
+        return replace(outcome, sentence=sentence)
+    outcome = replace(
+        outcome, candidate=difference.candidate, production=difference.production,
+        bound=difference.production + rule.margin, difference=difference.value,
+        interval=percentile_interval(difference.resampled, settings.confidence),
+        p_value=p_value_not_above(difference.resampled, rule.margin) if resampled.images >= MIN_IMAGES else None,
+    )  # fmt: skip
+    head = f"{title(rule.metric)}{_where(name)} is {_comparison(outcome, production.version)}"
+    if outcome.p_value is None or outcome.interval is None:
+        few = f"only {resampled.images} images show such persons, and fewer than {MIN_IMAGES} prove nothing"
+        return replace(outcome, sentence=f"{head}; {few}.")
+    passed = outcome.p_value <= (1 - settings.confidence) / 2
+    gain = f"a gain of more than {rule.margin:.3f}" if rule.margin else "a gain"
+    shown = interval_in_words(outcome.interval, settings.confidence)
+    sentence = f"{head}; {gain} is {'' if passed else 'not '}proven ({shown}, p {outcome.p_value:.2g})."
+    return replace(outcome, passed=passed, sentence=sentence)
+
+
+def number(metrics: Mapping[str, Any], metric: str, whose: str) -> tuple[float | None, str]:
+    """Returns a metric's value, or None and the sentence that says why there is no value to judge by."""
+    if metric not in metrics:
+        near = difflib.get_close_matches(metric, metrics, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return None, f"There is no metric {metric} of {whose}, so it proves nothing.{hint}"
+    value = metrics[metric]
+    if value is None:
+        return None, f"{title(metric)} of {whose} has no value on these test images, so it proves nothing."
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None, f"{title(metric)} of {whose} is not a number ({value}), so it proves nothing."
+    return float(value), ""
+
+
+def digits_of(one: float, other: float) -> int:
+    """Returns three decimals, or as many as it takes to see that two numbers differ."""
+    return next((n for n in range(3, 9) if f"{one:.{n}f}" != f"{other:.{n}f}"), 3)
+
+
+def title(metric: str) -> str:
+    """Returns how a metric is called when it is read aloud."""
+    return METRIC_NAMES.get(metric, f"The metric {metric}")
+
+
+def interval_in_words(interval: tuple[float, float], confidence: float) -> str:
+    """Returns an interval as it is shown in sentences: `95 % interval -0.030 to +0.004`."""
+    return f"{100 * confidence:g} % interval {interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def _comparison(outcome: Outcome, version: str) -> str:
+    value, reference = outcome.candidate or 0.0, outcome.production or 0.0
+    change = value - reference
+    if abs(change) <= TOLERANCE:
+        return f"{value:.3f}, equal to version {version} in production"
+    digits = max(digits_of(value, reference), digits_of(abs(change), 0.0))
+    side = "above" if change > 0 else "below"
+    return f"{value:.{digits}f}, {abs(change):.{digits}f} {side} the {reference:.{digits}f} of version {version}"
+
+
+def _where(slice_name: str | None) -> str:
+    return "" if slice_name in (None, WHOLE) else f" in {slice_name}"

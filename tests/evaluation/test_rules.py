@@ -1,0 +1,296 @@
+"""The gate's rules, one by one, in both modes, and the decision they add up to."""
+
+import json
+
+import numpy as np
+import pytest
+
+from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
+from posefoundry.evaluation.bootstrap import Resampled
+from posefoundry.evaluation.gate import decide
+from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference
+from posefoundry.evaluation.power import power_of
+from posefoundry.evaluation.rules import Evidence, Production
+
+NAN = float("nan")
+REJECT, DEMAND = "reject_on_proven_regression", "demand_non_inferiority"
+
+
+def gate(*rules, mode=REJECT, **settings) -> Gate:
+    return Gate(mode=mode, rules=rules, **settings)
+
+
+def at_least(bound, metric="oks_ap", slice_name="all") -> Floor:
+    return Floor(rule="floor", metric=metric, slice=slice_name, at_least=bound)
+
+
+def no_loss(margin, *slices) -> NoRegression:
+    return NoRegression(rule="no_regression", margin=margin, slices=slices or ("all",))
+
+
+def gain(margin=0.0) -> Improvement:
+    return Improvement(rule="improvement", margin=margin)
+
+
+def resampled(difference, spread, *, production=0.5, images=400) -> Resampled:
+    """A difference known to `spread`, by 10,000 resamples that are exactly normal."""
+    from statistics import NormalDist
+
+    draws = [NormalDist(difference, spread).inv_cdf((i + 0.5) / 10_000) for i in range(10_000)]
+    differences = np.repeat(np.array(draws)[:, None], 10, axis=1)
+    return Resampled(np.full(10, production + difference), np.full(10, production), differences, 2 * images, images)
+
+
+def compared(**slices) -> Evidence:
+    """A candidate beside version 3; `all_`, and others by names whose __ stands for =."""
+    named = {name.replace("all_", "all").replace("__", "="): value for name, value in slices.items()}
+    return Evidence({"oks_ap": 0.5}, production=Production("3", {"oks_ap": 0.5}, {}, resampled=named))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "passed", "sentence"),
+    [
+        ({"oks_ap": 0.41}, True, "Pose accuracy (OKS AP) is 0.410, and at least 0.400 is required."),
+        ({"oks_ap": 0.40}, True, "Pose accuracy (OKS AP) is 0.400, and at least 0.400 is required."),
+        ({"oks_ap": 1}, True, "Pose accuracy (OKS AP) is 1.000, and at least 0.400 is required."),
+        ({"oks_ap": 0.39}, False, "Pose accuracy (OKS AP) is 0.390, but at least 0.400 is required."),
+        ({"oks_ap": 0.39999}, False, "Pose accuracy (OKS AP) is 0.39999, but at least 0.40000 is required."),
+        ({"oks_ap": NAN}, False,
+         "Pose accuracy (OKS AP) of the candidate is not a number (nan), so it proves nothing."),
+        ({"oks_ap": float("inf")}, False,
+         "Pose accuracy (OKS AP) of the candidate is not a number (inf), so it proves nothing."),
+        ({"oks_ap": "0.9"}, False,
+         "Pose accuracy (OKS AP) of the candidate is not a number (0.9), so it proves nothing."),
+        ({"oks_ap": True}, False,
+         "Pose accuracy (OKS AP) of the candidate is not a number (True), so it proves nothing."),
+        ({"oks_ap": None}, False,
+         "Pose accuracy (OKS AP) of the candidate has no value on these test images, so it proves nothing."),
+        ({}, False, "There is no metric oks_ap of the candidate, so it proves nothing."),
+        ({"oks_app": 0.9}, False,
+         "There is no metric oks_ap of the candidate, so it proves nothing. Did you mean oks_app?"),
+    ],
+)  # fmt: skip
+def test_a_floor(candidate, passed, sentence):
+    decision = decide(gate(at_least(0.4)), Evidence(candidate))
+    [rule] = decision.rules
+    assert (rule.passed, rule.sentence) == (passed, sentence)
+    assert (rule.kind, rule.metric, rule.slice, rule.bound) == ("floor", "oks_ap", "all", 0.4)
+    assert decision.passed is passed
+    assert decision.verdict == f"{'Passed' if passed else 'Rejected'}: {sentence}"
+
+
+def test_the_last_bit_of_a_float_decides_nothing():
+    assert 0.3 < 0.1 + 0.2
+    assert decide(gate(at_least(0.1 + 0.2)), Evidence({"oks_ap": 0.3})).passed
+
+
+def test_a_floor_in_slices():
+    evidence = Evidence(
+        {"oks_ap": 0.9},
+        slices={"size=small": {"oks_ap": 0.2}, "size=large": {"oks_ap": None}},
+        names={"size": ["size=small", "size=large"]},
+    )
+    small, large = decide(gate(at_least(0.3, slice_name="size")), evidence).rules
+    assert small.sentence == "Pose accuracy (OKS AP) in size=small is 0.200, but at least 0.300 is required."
+    assert (small.slice, large.slice, large.passed) == ("size=small", "size=large", False)
+
+
+# With a spread of 0.01 the 95 % interval reaches 0.0196 to either side.
+@pytest.mark.parametrize(
+    ("mode", "difference", "margin", "passed", "says"),
+    [
+        (REJECT, +0.05, 0.00, True, "is 0.550, 0.050 above the 0.500 of version 3; a loss is not proven"),
+        (REJECT, -0.01, 0.00, True, "is 0.490, 0.010 below the 0.500 of version 3; a loss is not proven"),
+        (REJECT, -0.03, 0.00, False, "is 0.470, 0.030 below the 0.500 of version 3; a loss is proven"),
+        (REJECT, -0.03, 0.02, True, "a loss of more than 0.020 is not proven (95 % interval -0.050 to -0.010, p 0.16)"),
+        (REJECT, -0.05, 0.02, False, "a loss of more than 0.020 is proven (95 % interval -0.070 to -0.030, p 0.0014)"),
+        (DEMAND, +0.05, 0.00, True, "and a loss is ruled out (95 % interval +0.030 to +0.070)"),
+        (DEMAND, +0.01, 0.00, False, "but a loss is not ruled out (95 % interval -0.010 to +0.030)"),
+        (DEMAND, 0.00, 0.01, False, "equal to version 3 in production, but a loss of more than 0.010 is not ruled out"),
+        (DEMAND, 0.00, 0.02, True, "equal to version 3 in production, and a loss of more than 0.020 is ruled out"),
+        (DEMAND, -0.03, 0.02, False, "a loss of more than 0.020 is not ruled out (95 % interval -0.050 to -0.010)"),
+    ],
+)
+def test_regression_against_production(mode, difference, margin, passed, says):
+    decision = decide(gate(no_loss(margin), mode=mode), compared(all_=resampled(difference, 0.01)))
+    comparable, rule = decision.rules
+    assert comparable.passed
+    assert (rule.passed, decision.passed) == (passed, passed)
+    assert says in rule.sentence
+    assert rule.candidate == pytest.approx(0.5 + difference)
+    assert rule.difference == pytest.approx(difference)
+    assert rule.bound == pytest.approx(0.5 - margin)
+    assert rule.interval == pytest.approx((difference - 0.0196, difference + 0.0196), abs=1e-4)
+    # The verdict is that of the interval: all of it beyond the margin, or none of it.
+    ends = rule.interval[1] < -margin if mode == REJECT else not rule.interval[0] > -margin
+    assert ends is not passed
+
+
+def test_among_many_slices_one_looks_worse_by_chance():
+    slices = {f"keypoint__{i}": resampled(-0.024 if i == 3 else 0.0, 0.01) for i in range(17)}
+    evidence = compared(**slices)
+    alone = decide(gate(no_loss(0.0, "keypoint=3")), evidence)
+    assert not alone.passed
+    names = tuple(f"keypoint={i}" for i in range(17))
+    together = decide(gate(no_loss(0.0, *names)), evidence)
+    assert together.passed
+    rule = together.rules[4]
+    assert rule.p_value == pytest.approx(0.0082, abs=2e-4)
+    assert rule.p_value_holm == pytest.approx(17 * rule.p_value)
+    assert "p 0.14 among 17 slices" in rule.sentence
+    slices["keypoint__3"] = resampled(-0.04, 0.01)
+    proven = decide(gate(no_loss(0.0, *names)), compared(**slices))
+    assert [rule.slice for rule in proven.rules if not rule.passed] == ["keypoint=3"]
+
+
+def test_non_inferiority_is_asked_of_each_slice_by_itself():
+    slices = {f"keypoint__{i}": resampled(-0.024 if i == 3 else 0.03, 0.01) for i in range(17)}
+    rule = no_loss(0.01, *(f"keypoint={i}" for i in range(17)))
+    decision = decide(gate(rule, mode=DEMAND), compared(**slices))
+    assert [rule.slice for rule in decision.rules if not rule.passed] == ["keypoint=3"]
+    assert {rule.p_value_holm for rule in decision.rules} == {None}
+
+
+@pytest.mark.parametrize(
+    ("difference", "margin", "passed", "says"),
+    [(0.03, 0.0, True, "a gain is proven"), (0.01, 0.0, False, "a gain is not proven"),
+     (0.03, 0.02, False, "a gain of more than 0.020 is not proven"), (-0.1, 0.0, False, "a gain is not proven")],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [REJECT, DEMAND])
+def test_an_improvement_must_be_proven_in_either_mode(mode, difference, margin, passed, says):
+    decision = decide(gate(gain(margin), mode=mode), compared(all_=resampled(difference, 0.01)))
+    assert decision.passed is passed
+    assert says in decision.rules[-1].sentence
+
+
+@pytest.mark.parametrize(("mode", "passed"), [(REJECT, True), (DEMAND, False)])
+def test_too_few_images_prove_nothing(mode, passed):
+    decision = decide(gate(no_loss(0.0), mode=mode), compared(all_=resampled(-0.3, 0.01, images=19)))
+    assert decision.passed is passed
+    assert "only 19 images show such persons, and fewer than 20 prove nothing" in decision.rules[-1].sentence
+    assert decision.rules[-1].p_value is None
+    assert not decide(gate(gain(), mode=mode), compared(all_=resampled(0.3, 0.01, images=19))).passed
+
+
+def test_a_slice_of_nobody_proves_nothing_unless_it_is_one_of_a_group():
+    nobody = Resampled(np.full(10, NAN), np.full(10, NAN), np.full((100, 10), NAN), 0, 0)
+    evidence = compared(all_=resampled(0, 0.01), size__small=nobody, size__large=resampled(0, 0.01))
+    named = decide(gate(no_loss(0.01, "size=small")), evidence)
+    assert not named.passed
+    assert "in size=small has no value on these test images, so it proves nothing." in named.verdict
+    names = {"size": ["size=small", "size=large"]}
+    group = Evidence(evidence.metrics, names=names, production=evidence.production)
+    decision = decide(gate(no_loss(0.01, "size")), group)
+    assert decision.passed
+    assert [rule.slice for rule in decision.rules] == [None, "size=large"]
+
+
+def test_the_first_model_has_none_to_fall_behind():
+    decision = decide(gate(at_least(0.4), no_loss(0.01), gain()), Evidence({"oks_ap": 0.5}))
+    assert decision.passed
+    assert decision.rules[-1].sentence == "No model is in production yet, so there is none to fall behind."
+    assert decision.verdict == "Passed: all 2 rules hold."
+    assert decision.sentence == "The candidate may be the first in production: its OKS AP is 0.500."
+
+
+@pytest.mark.parametrize(("choice", "passed"), [("reject", False), ("waive", True)])
+def test_production_that_cannot_be_compared(choice, passed):
+    production = Production("3", {}, {}, "its keypoints differ.")
+    settings = gate(at_least(0.4), no_loss(0.01), gain(), incomparable_production=choice)
+    decision = decide(settings, Evidence({"oks_ap": 0.9}, production=production))
+    assert decision.passed is passed
+    says = "Version 3 in production could not be compared: its keypoints differ."
+    assert decision.rules[-1].sentence.startswith(says)
+    if passed:
+        assert "waives the comparison" in decision.rules[-1].sentence
+    else:
+        assert decision.verdict == f"Rejected: {says}"
+        assert decision.sentence == f"The candidate must not follow version 3 in production: {says}"
+
+
+def test_production_does_not_matter_where_no_rule_compares():
+    assert decide(gate(at_least(0.4)), Evidence({"oks_ap": 0.9}, production=Production("3", {}, {}, "gone."))).passed
+
+
+@pytest.mark.parametrize(
+    ("report", "warnings", "passed"),
+    [
+        ({"passed": True, "failed_errors": 0, "failed_warnings": 2, "checks": [1, 2, 3]}, None, True),
+        ({"passed": True, "failed_errors": 0, "failed_warnings": 2, "checks": [1, 2, 3]}, 2, True),
+        ({"passed": True, "failed_errors": 0, "failed_warnings": 2, "checks": [1, 2, 3]}, 1, False),
+        ({"passed": False, "failed_errors": 1, "failed_warnings": 0, "checks": [1]}, None, False),
+        ({"passed": True, "failed_errors": 1, "failed_warnings": 0, "checks": [1]}, None, False),
+        ({"passed": "yes"}, None, False),
+        (None, None, False),
+    ],
+)
+def test_data_checks(report, warnings, passed):
+    rule = DataChecks(rule="data_checks", warnings=warnings)
+    assert decide(gate(rule), Evidence({}, data_checks=report)).passed is passed
+
+
+def test_all_rules_are_judged_and_the_verdict_names_those_that_fail():
+    rules = at_least(0.4), at_least(0.9, "box_ap"), no_loss(0.0)
+    evidence = compared(all_=resampled(-0.1, 0.01))
+    evidence = Evidence({"oks_ap": 0.45, "box_ap": 0.5}, production=evidence.production)
+    decision = decide(gate(*rules), evidence)
+    assert [rule.passed for rule in decision.rules] == [True, False, True, False]
+    assert decision.verdict == (
+        "Rejected: 2 of 4 rules fail (box_ap reaches its floor; oks_ap keeps up with production)."
+    )
+    assert decision.sentence == (
+        "The candidate must not follow version 3 in production: Person detection (box AP) is 0.500, but at least 0.900 "
+        "is required. (1 more rule fails.)"
+    )
+
+
+def test_the_sentence_of_a_candidate_that_passes_tells_the_difference():
+    evidence = compared(all_=resampled(0.012, 0.01))
+    evidence = Evidence({"oks_ap": 0.512}, production=evidence.production)
+    assert decide(gate(no_loss(0.01)), evidence).sentence == (
+        "The candidate may follow version 3 in production: its OKS AP is 0.512 against 0.500, a difference of +0.012 "
+        "(95 % interval -0.008 to +0.032)."
+    )
+
+
+def test_a_decision_is_plain_json():
+    decision = decide(gate(at_least(0.4), no_loss(0.01)), compared(all_=resampled(0, 0.01)))
+    content = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
+    assert set(content) == {"passed", "verdict", "sentence", "rules"}
+    assert {frozenset(rule) for rule in content["rules"]} == {
+        frozenset({
+            "name", "kind", "slice", "artifact", "metric", "candidate", "production", "bound", "difference", "interval",
+            "p_value", "p_value_holm", "margin", "passed", "sentence",
+        })
+    }  # fmt: skip
+
+
+def test_power_is_the_drop_that_would_be_proven_in_four_cases_of_five():
+    spread = 0.0075
+    draws = resampled(0.0, spread).of("oks_ap").resampled
+    power = power_of(draws, images=150, confidence=0.95, margin=0.01)
+    assert power.smallest_visible_drop == pytest.approx(2.8016 * spread, rel=1e-3)
+    assert not power.is_enough
+    assert power.images_needed == pytest.approx(662, abs=2)
+    assert power.sentence == (
+        "With 150 images a drop under 2.1 AP cannot be seen (95 % confidence, four cases in five); to see the 1.0 AP "
+        "of the margin takes about 670."
+    )
+    # What it promises: of candidates that are worse by so much, four in five are rejected.
+    seen = np.random.default_rng(0).normal(-power.smallest_visible_drop, spread, 20_000)
+    assert np.mean(seen + 1.96 * spread < 0) == pytest.approx(0.8, abs=0.01)
+    enough = power_of(draws, images=150, confidence=0.95, margin=0.05)
+    assert enough.is_enough and enough.sentence.endswith("four cases in five).")
+    assert power_of(draws, images=150, confidence=0.95, margin=None).images_needed is None
+
+
+@pytest.mark.parametrize("field", COMPARABLE_FIELDS)
+def test_passports_that_differ_in_the_test_itself_are_not_comparable(field):
+    passport = dict.fromkeys(COMPARABLE_FIELDS, "same") | {"input_size_px": 640, "model": "yolov8n-pose"}
+    assert first_difference(passport, passport | {field: "other"}) == field
+    assert first_difference(passport, {key: value for key, value in passport.items() if key != field}) == field
+
+
+def test_passports_may_differ_in_what_belongs_to_the_model():
+    passport = dict.fromkeys(COMPARABLE_FIELDS, "same") | {"input_size_px": 640, "model": "yolov8n-pose"}
+    assert first_difference(passport, passport | {"input_size_px": 320, "model": "yolo11s-pose"}) is None
