@@ -31,7 +31,9 @@ def small_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root.mkdir()
     shutil.copy(REPOSITORY / "dvc.yaml", root)
     shutil.copytree(REPOSITORY / "src", root / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    (root / "data" / "source").mkdir(parents=True)
+    for name in ("source", "corrections"):
+        (root / "data" / name).mkdir(parents=True)
+    shutil.copy(REPOSITORY / "data" / "tags.csv", root / "data")
     params = yaml.safe_load((REPOSITORY / "infra" / "ci-params.yaml").read_text())
     params["ingest"]["synthetic"] |= {"image_size_px": 64, "train_images": 8, "val_images": 2, "test_images": 2}
     params["train"] |= {"image_size_px": 64, "batch_size": 4}

@@ -37,6 +37,7 @@ app = typer.Typer(
 
 MODEL_PANEL = "Models: train, judge, use"
 VERSION_PANEL = "Versions: promote, roll back, look"
+ANNOTATION_PANEL = "Annotations: measure, correct"
 
 # What each verb takes; a test compares them with posefoundry.api.arguments, whose import would slow --help down.
 COMMON_KEYS = "device, project, name, exist_ok, verbose"
@@ -315,6 +316,49 @@ def import_weights(
     from posefoundry.commands import verbs
 
     verbs.import_weights(words or [])
+
+
+@app.command(
+    rich_help_panel=ANNOTATION_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry sigmas annotations=first.json second=second.json",
+        "posefoundry sigmas annotations=first.json second=second.json out=sigmas.yaml",
+        "",
+        "[bold]Keys[/]  annotations, second (COCO files of two annotators), out (.yaml or .json), seed",
+    ),
+)
+def sigmas(words: Words = None) -> None:
+    """Measures the sigmas of a skeleton, which OKS scales by, on persons that two people annotated.
+
+    Persons are paired by image and box. What is left out, and why, stands below the table.
+    """
+    from posefoundry.commands.sigmas import sigmas as estimate
+
+    estimate(words or [])
+
+
+@app.command(
+    rich_help_panel=ANNOTATION_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry hard-examples",
+        "posefoundry hard-examples count=100 out=round_2",
+        "posefoundry hard-examples annotations=new.json images=photos/ detections=found.json",
+        "",
+        "[bold]Keys[/]  count, out (a new folder), annotations, images, detections, production; by default what the",
+        "      pipeline left in data/raw and reports",
+    ),
+)
+def hard_examples(words: Words = None) -> None:
+    """Exports the images most worth correcting, with predictions as pre-labels, for CVAT or Label Studio.
+
+    Worst OKS, persons nobody annotated, low confidence, disagreement with production; each image says why. Corrected
+    annotations go into data/corrections, and dvc repro takes them in.
+    """
+    from posefoundry.commands.hard_examples import hard_examples as export_hard_examples
+
+    export_hard_examples(words or [])
 
 
 def _model_name(given: str | None) -> str:

@@ -63,6 +63,10 @@ class Ingest(Section):
 
     source: Literal["synthetic", "coco"] = "synthetic"
     seed: NonNegativeInt = 7
+    corrections: Path | None = None
+    corrections_split: Literal["train", "val", "test"] = "train"
+    tags: Path | None = None
+    sigmas: Annotated[list[PositiveFloat], Field(min_length=1)] | None = None
     synthetic: SyntheticSource = SyntheticSource()
     coco: CocoSource = CocoSource()
 

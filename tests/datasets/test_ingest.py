@@ -297,7 +297,7 @@ def test_synthetic_people_arrive_in_the_same_form(tmp_path):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["source"] == {"kind": "synthetic", "seed": 1, **small_synthetic().synthetic.model_dump()}
-    assert len(manifest["files"]) == 10 + 3 + 1
+    assert len(manifest["files"]) == 10 + 3 + 1 + 1
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["splits"]["train"]["images"] == 6
     assert report["set_aside"]["annotations"]["total"] == 0

@@ -61,19 +61,27 @@ def test_the_report_is_written_and_the_training_run_told(inputs):
     evaluate.run(FEW, **inputs)
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
-        "metrics.json", "passport.json", "detections.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays",
+        "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv",
+        "oks_hist.csv", "plots", "overlays",
     }  # fmt: skip
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == 3
     assert metrics["detections"] == len(json.loads((report / "detections.json").read_text())) > 0
     assert json.loads((report / "passport.json").read_text())["input_size_px"] == 96
+    assert json.loads((report / "warnings.json").read_text()) == []
     run_id = json.loads(inputs["run"].read_text())["run_id"]
     client = store.client()
     run = client.get_run(run_id)
     assert run.data.metrics["test_oks_ap"] == pytest.approx(metrics["oks_ap"])
     assert "test_oks_ap_l" not in run.data.metrics, "no large person is annotated"
     logged = {artifact.path for artifact in client.list_artifacts(run_id, "evaluate")}
-    assert {"evaluate/metrics.json", "evaluate/passport.json", "evaluate/plots", "evaluate/overlays"} <= logged
+    assert {
+        "evaluate/index.html",
+        "evaluate/metrics.json",
+        "evaluate/passport.json",
+        "evaluate/plots",
+        "evaluate/overlays",
+    } <= logged
 
 
 def test_the_same_weights_give_the_same_report(inputs):

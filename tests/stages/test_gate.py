@@ -143,7 +143,10 @@ def test_a_rejected_candidate_is_told_why_and_so_is_its_run(inputs):
     assert run.data.tags["gate.passed"] == "false"
     assert run.data.tags["gate.verdict"] == decision["verdict"]
     assert run.data.metrics["gate_passed"] == 0
-    assert [artifact.path for artifact in store.client().list_artifacts(run_id, "gate")] == ["gate/decision.json"]
+    assert [artifact.path for artifact in store.client().list_artifacts(run_id, "gate")] == [
+        "gate/decision.json",
+        "gate/index.html",
+    ]
 
 
 def test_the_candidate_that_is_in_production_is_not_judged_twice(inputs, in_production, project, monkeypatch):

@@ -7,7 +7,10 @@ import yaml
 from posefoundry.errors import PosefoundryError
 
 # Their values are names, whatever they look like: name=2024 is no number.
-TEXT_KEYS = frozenset({"model", "data", "source", "out", "project", "name", "format", "split"})
+TEXT_KEYS = frozenset(
+    {"model", "data", "source", "out", "project", "name", "format", "split", "annotations", "second", "detections"}
+    | {"images", "production"}
+)
 
 
 def arguments_of(verb: str, words: list[str], *, bare: str | None = None, dotted: bool = False) -> dict[str, Any]:

@@ -89,7 +89,11 @@ def load_coco_keypoints(path: Path) -> CocoKeypoints:
         PosefoundryError: The file is missing, not JSON, or not of COCO keypoint form: a missing key, a value of the
             wrong type, a category without keypoints. The message names the file and the record.
     """
-    content = read_json(path)
+    return parse_coco_keypoints(read_json(path), path)
+
+
+def parse_coco_keypoints(content: Any, path: Path) -> CocoKeypoints:
+    """Checks the content of a COCO keypoint file as `load_coco_keypoints` does; `path` is for messages."""
     if not isinstance(content, dict):
         raise PosefoundryError(f"{path}: expected a JSON object of COCO keypoint form, got {_kind(content)}.")
     images, annotations, categories = (_records(path, content, key) for key in ("images", "annotations", "categories"))

@@ -8,15 +8,21 @@ from posefoundry.evaluation.judge import Judgement
 from posefoundry.evaluation.matching import keypoint_errors, match_persons
 from posefoundry.evaluation.overlays import draw_overlays
 from posefoundry.evaluation.plots import draw_plots
+from posefoundry.evaluation.warnings import flat_sigma_warning
 from posefoundry.files import write_json_atomic
 
 
 def write_report(folder: Path, judgement: Judgement, *, overlay_images: int) -> None:
-    """Writes metrics.json, its passport.json, detections.json, pr_curve.csv, oks_hist.csv, plots/ and overlays/."""
+    """Writes metrics.json, its passport.json, detections.json, pr_curve.csv, oks_hist.csv, plots/ and overlays/.
+
+    warnings.json holds what a reader of the numbers must be told, as a list of sentences.
+    """
     evaluator, evaluation, detections = judgement.evaluator, judgement.evaluation, judgement.detections
     matches = match_persons(evaluator, evaluation, detections)
     write_json_atomic(folder / "metrics.json", judgement.metrics)
     write_json_atomic(folder / "passport.json", judgement.passport)
+    warning = flat_sigma_warning(evaluator.sigmas.tolist(), evaluation.metrics["oks_ap"], matches)
+    write_json_atomic(folder / "warnings.json", [warning] if warning else [])
     # Compact: a COCO results file is for programs, and thousands of detections indented are ten times the lines.
     (folder / "detections.json").write_text(json.dumps(detections, separators=(",", ":"), allow_nan=False))
     (folder / "pr_curve.csv").write_text(precision_recall_csv(evaluation))

@@ -11,6 +11,7 @@ from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
 from posefoundry.evaluation.gate import Decision, decide
+from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import evaluator_of, judge_weights
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 from posefoundry.evaluation.passport import first_difference
@@ -85,6 +86,12 @@ def run(
         if judged:
             content = json.dumps(judged.detections, separators=(",", ":"), allow_nan=False)
             (folder / "production_detections.json").write_text(content)
+        write_decision_page(
+            folder,
+            annotations=raw / "annotations" / f"{SPLIT}.json",
+            images=raw / "images" / SPLIT,
+            candidate_detections=evaluation / "detections.json",
+        )
     print_decision("Gate", decision)
     if power:
         print(power.sentence)
@@ -189,7 +196,7 @@ def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
         "gate.mode": document["mode"],
         "gate.compared_with": document["production_version"] or "",
     }
-    log_to_run(run, metrics, [report / "decision.json"], tags, stage="gate")
+    log_to_run(run, metrics, [report / "index.html", report / "decision.json"], tags, stage="gate")
 
 
 def read_object(path: Path) -> dict[str, Any]:

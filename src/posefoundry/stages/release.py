@@ -6,6 +6,7 @@ from typing import Any
 from posefoundry.config import Evaluate, Release
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.gate import Shipped, decide_release
+from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.passport import first_difference
 from posefoundry.evaluation.progress import progress_bar
@@ -47,13 +48,14 @@ def run(
     }
     with atomic_directory(report) as folder:
         write_json_atomic(folder / "decision.json", document)
+        write_decision_page(folder, annotations=raw / "annotations" / f"{SPLIT}.json", images=raw / "images" / SPLIT)
     print_decision("Release", decision)
     figures: dict[str, float | None] = {"release_passed": float(decision.passed)}
     for artifact in shipped:
         runtime = RUNTIMES[Path(artifact.name).suffix]
         figures |= {f"{runtime}_test_{name}": artifact.metrics.get(name) for name in ("oks_ap", "box_ap")}
     tags = {"release.passed": str(decision.passed).lower(), "release.verdict": decision.verdict}
-    log_to_run(run, figures, [report / "decision.json"], tags, stage="release")
+    log_to_run(run, figures, [report / "index.html", report / "decision.json"], tags, stage="release")
     if not decision.passed:
         raise RejectedError(reasons(decision))
 

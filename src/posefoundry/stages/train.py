@@ -13,7 +13,8 @@ import numpy as np
 from posefoundry.config import Register, Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
-from posefoundry.processes import die_with_parent, stop_on_signals
+from posefoundry.processes import stop_on_signals
+from posefoundry.stages import STARTED_BY
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
@@ -21,9 +22,6 @@ from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
-
-# Tells the workers which process started them all.
-STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
 
 
 def run(
@@ -41,7 +39,6 @@ def run(
     if settings.total_processes > 1 and "WORLD_SIZE" not in os.environ:
         _run_processes(settings)
         return
-    _end_with_launcher()
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
@@ -115,19 +112,11 @@ def _own_folder(
     return folder
 
 
-def _end_with_launcher() -> None:
-    """Lets a worker end with the stage that started it, also where that is gone already."""
-    if launcher := os.environ.get(STAGE_PID):
-        die_with_parent()
-        if os.getppid() != int(launcher):
-            sys.exit(1)
-
-
 def _run_processes(settings: Train) -> None:
     """Starts this same command once a process, and again where one is lost."""
     from posefoundry.training.launch import run_processes
 
-    os.environ[STAGE_PID] = str(os.getpid())
+    os.environ[STARTED_BY] = str(os.getpid())
     run_processes([sys.executable, "-m", "posefoundry.stages.train", *sys.argv[1:]], settings)
 
 

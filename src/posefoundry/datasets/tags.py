@@ -1,0 +1,71 @@
+"""Tags of images, such as camera or site: a table by file name, by which the evaluation slices its numbers."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from posefoundry.datasets.coco import flat_name
+from posefoundry.errors import PosefoundryError
+from posefoundry.files import write_text_atomic
+
+TAGS_NAME = "tags.csv"
+CORRECTED = "corrected"
+Tags = dict[str, dict[str, str]]
+
+
+def read_tags(path: Path) -> Tags:
+    """Reads a CSV file with a column `file_name` and one column a tag; an empty cell is no tag.
+
+    Returns:
+        Values by tag, by bare file name; every row has every tag.
+
+    Raises:
+        PosefoundryError: The file is missing or not CSV in UTF-8, has no column `file_name`, a tag's name is empty,
+            comes twice or is `corrected`, or a row contradicts another.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except FileNotFoundError:
+        raise PosefoundryError(f"ingest.tags: expected a CSV file, found none at {path}.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise PosefoundryError(f"{path}: expected CSV in UTF-8, got: {error}.") from None
+    header = [name.strip() for name in rows[0]] if rows else []
+    names = [name for name in header if name != "file_name"]
+    if header.count("file_name") != 1 or "" in names or len(set(names)) < len(names):
+        raise PosefoundryError(f"{path}: expected one column file_name and tags with distinct names, got {header}.")
+    if CORRECTED in names:
+        raise PosefoundryError(f"{path}: the tag {CORRECTED!r} is ingest's own, for corrected images. Rename yours.")
+    tags: Tags = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            raise PosefoundryError(f"{path}, line {number}: expected {len(header)} cells, got {len(row)}.")
+        values = {name: cell.strip() for name, cell in zip(header, row, strict=True)}
+        name = flat_name(values.pop("file_name"))
+        if tags.setdefault(name, values) != values:
+            raise PosefoundryError(f"{path}, line {number}: {name!r} stands there twice, with different tags.")
+    return tags
+
+
+def write_tags(path: Path, tags: Tags, file_names: Iterable[str], corrected: set[str] | None) -> None:
+    """Writes the tags of some images, in their order; whoever has none has empty cells.
+
+    Args:
+        path: The CSV file.
+        tags: The user's.
+        file_names: The images; without any tag, only the header is written.
+        corrected: Those that were corrected, or None where there are no corrections and the column is left out.
+    """
+    names = list(next(iter(tags.values()), {}))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["file_name", *names, *([CORRECTED] if corrected is not None else [])])
+    if names or corrected is not None:
+        for file_name in file_names:
+            own = tags.get(file_name, {})
+            cells = [own.get(name, "") for name in names]
+            cells += ["yes" if file_name in corrected else "no"] if corrected is not None else []
+            writer.writerow([file_name, *cells])
+    write_text_atomic(path, out.getvalue())

@@ -1,0 +1,230 @@
+"""The page of a decision: one sentence, the rules, where the candidate differs, and what that looks like."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
+from posefoundry.evaluation.html.pictures import by_image, load_photos, person
+from posefoundry.evaluation.html.rendering import measure, write_page
+from posefoundry.evaluation.html.sources import Folder, number
+from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+
+PAGE = "index.html"
+MAX_IMAGES = 12  # of those that got better, and of those that got worse
+KINDS = {
+    "floor": "reaches a floor",
+    "no_regression": "no worse than production",
+    "improvement": "better than production",
+    "budget": "keeps a budget",
+    "parity": "agrees with the PyTorch model",
+    "data": "data are sound",
+}
+MODES = {
+    "reject_on_proven_regression": "The candidate is rejected where it is proven to be worse.",
+    "demand_non_inferiority": "The candidate passes only where it is proven not to be worse.",
+}
+
+
+def write_decision_page(
+    folder: Path, *, annotations: Path, images: Path, candidate_detections: Path | None = None
+) -> Path:
+    """Writes index.html from the decision.json in a folder, of the gate or of the release.
+
+    Args:
+        folder: Holds decision.json and, where there was a model to compare with, production_detections.json; the page
+            is written there.
+        annotations: The COCO keypoint file that was judged against.
+        images: The folder of its images.
+        candidate_detections: The candidate's COCO results on these images; without them its pictures have none.
+
+    Returns:
+        The page.
+
+    Raises:
+        PosefoundryError: The annotations cannot be read.
+    """
+    source = Folder(folder)
+    decision = source.table("decision.json")
+    production = source.rows("production_detections.json")
+    candidate = Folder(candidate_detections.parent).rows(candidate_detections.name) if candidate_detections else []
+    truth = load_coco_keypoints(annotations)
+    passed = decision.get("passed") is True
+    mode, verdict = (str(decision.get(key) or "") for key in ("mode", "verdict"))
+    sentence = str(decision.get("sentence") or verdict or "No decision was found.")
+    confidence = number(decision.get("confidence")) or 0.95
+    return write_page(
+        folder / PAGE,
+        "decision.html",
+        title="Passed" if passed else "Rejected",
+        passed=passed,
+        decision=decision,
+        sentence=_headline(sentence),
+        verdict="" if verdict == sentence else verdict,
+        mode=MODES.get(mode, mode.replace("_", " ")),
+        rules=[_rule(rule) for rule in _rows(decision, "rules")],
+        forest=_forest(_rows(decision, "differences"), _margin(decision), 1 - confidence),
+        confidence=f"{confidence * 100:g} %",
+        power=_mapping(decision, "power"),
+        changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
+        numbers=_numbers(_mapping(decision, "candidate"), _mapping(decision, "production")),
+        passports=_mapping(decision, "passports"),
+        absent=source.why_absent,
+    )
+
+
+def _headline(sentence: str) -> str:
+    """Returns the sentence without the word that stands large above it."""
+    bare = re.sub(r"^(Passed|Rejected)[:.]?\s+(?=\S)", "", sentence)
+    return bare[:1].upper() + bare[1:]
+
+
+def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a rule as the table shows it; what was asked and what was measured, in words."""
+    kind = str(rule.get("kind") or "")
+    value = number(rule.get("candidate", rule.get("value")))
+    bound, margin, reference = (number(rule.get(key)) for key in ("bound", "margin", "production"))
+    asked = KINDS.get(kind, "")
+    if kind == "budget" and bound is not None:
+        asked = f"at most {measure(bound)}"
+    elif margin is not None:
+        asked = f"at most {measure(margin)} below production" if kind != "improvement" else "better than production"
+    elif bound is not None:
+        asked = f"at least {measure(bound)}"
+    interval = rule.get("interval")
+    return {
+        "name": str(rule.get("name") or ""),
+        "artifact": str(rule.get("artifact") or ""),
+        "asked": asked,
+        "value": value,
+        "reference": reference,
+        "difference": number(rule.get("difference")),
+        "interval": interval if isinstance(interval, list) and len(interval) == 2 else None,
+        "p_value": next((p for key in ("p_value_holm", "p_value") if (p := number(rule.get(key))) is not None), None),
+        "passed": rule.get("passed") is True,
+        "sentence": str(rule.get("sentence") or ""),
+    }
+
+
+def _margin(decision: Mapping[str, Any]) -> float | None:
+    """Returns the margin of the rule about all persons, which the plot of differences shows."""
+    rules = [rule for rule in _rows(decision, "rules") if rule.get("slice") in (None, "all")]
+    return next((m for rule in rules if (m := number(rule.get("margin"))) is not None), None)
+
+
+def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None, alpha: float) -> dict[str, Any] | None:
+    """Returns the plot of differences: where each lies in per cent of the plot's width, and what it says."""
+    known = []
+    for row in rows:
+        if (difference := number(row.get("difference"))) is not None:
+            interval = row.get("interval")
+            ends = [number(end) for end in interval] if isinstance(interval, list) and len(interval) == 2 else []
+            low, high = (end if end is not None else difference for end in ends or (difference, difference))
+            known.append((row, difference, low, high))
+    if not known:
+        return None
+    reach = max(max(abs(low), abs(high)) for *_, low, high in known)
+    reach = max(reach, margin or 0.0, 1e-3) * 1.06
+
+    def at(value: float) -> float:
+        return round(50 + 50 * value / reach, 2)
+
+    plotted = [
+        {
+            **row,
+            "difference": difference,
+            "low": low,
+            "high": high,
+            "at": at(difference),
+            "left": at(low),
+            "width": round(at(high) - at(low), 2),
+            "has_interval": low < high,
+            "change": _change(number(row.get("p_value_holm")), low, high, alpha),
+        }
+        for row, difference, low, high in known
+    ]
+    tick = _round_step(reach)
+    ticks = [step * tick for step in range(-4, 5) if abs(step * tick) <= reach]
+    return {
+        "rows": plotted,
+        "ticks": [(at(value), value) for value in ticks],
+        "digits": 3 if tick < 0.01 else 2,
+        "margin": None if not margin else (at(-margin), margin),
+        "counts": {kind: sum(row["change"] == kind for row in plotted) for kind in ("better", "worse", "open")},
+    }
+
+
+def _change(p_value: float | None, low: float, high: float, alpha: float) -> str:
+    """Tells whether a difference is proven: by its corrected p value, else by its interval."""
+    if low >= high or low <= 0 <= high or (p_value is not None and p_value >= alpha):
+        return "open"
+    return "better" if low > 0 else "worse"
+
+
+def _round_step(reach: float) -> float:
+    """Returns a round distance between ticks, so that two to four stand on each side."""
+    steps = [mantissa * 10.0**exponent for exponent in range(-4, 1) for mantissa in (1, 2, 5)]
+    return next((step for step in steps if reach / step <= 3.5), 1.0)
+
+
+def _numbers(
+    candidate: Mapping[str, Any], production: Mapping[str, Any]
+) -> list[tuple[str, float | None, float | None]]:
+    wanted = ("oks_ap", "oks_ap50", "oks_ap75", "oks_ap_m", "oks_ap_l", "oks_ar", "box_ap")
+    return [
+        (name, number(candidate.get(name)), number(production.get(name)))
+        for name in wanted
+        if number(candidate.get(name)) is not None or number(production.get(name)) is not None
+    ]
+
+
+def _changed(
+    listed: Mapping[str, Any],
+    truth: CocoKeypoints,
+    candidate: Sequence[Mapping[str, Any]],
+    production: Sequence[Mapping[str, Any]],
+    images: Path,
+) -> list[dict[str, Any]]:
+    """Returns the images that got worse and better, each with what both models found and what is there."""
+    names = {image["id"]: image["file_name"] for image in truth.images}
+    groups = {
+        key: [row for row in _rows(listed, key) if row.get("image_id") in names][:MAX_IMAGES]
+        for key in ("worse", "better")
+    }
+    turns = [group[turn] for turn in range(MAX_IMAGES) for group in groups.values() if turn < len(group)]
+    photos = load_photos({row["image_id"]: images / names[row["image_id"]] for row in turns})
+    shown = set(photos)
+    seen = [d for d in candidate if (number(d.get("score")) or 0) >= SEEN_CONFIDENCE]
+    seen_before = [d for d in production if (number(d.get("score")) or 0) >= SEEN_CONFIDENCE]
+    layers = {
+        "production": by_image(seen_before, shown),
+        "candidate": by_image(seen, shown),
+        "truth": by_image(truth.annotations, shown),
+    }
+    titles = (
+        ("worse", "Worse than in production", "largest fall of the mean OKS of the persons in the image"),
+        ("better", "Better than in production", "largest rise of the mean OKS of the persons in the image"),
+    )
+    result = []
+    for key, title, order in titles:
+        cards = []
+        for row in groups[key]:
+            photo = photos[row["image_id"]]
+            panels = {
+                layer: [person(entry, truth.skeleton, photo.scale) for entry in entries[row["image_id"]]]
+                for layer, entries in layers.items()
+            }
+            cards.append({**row, "file_name": names[row["image_id"]], "photo": photo, "panels": panels})
+        result.append({"key": key, "title": title, "order": order, "cards": cards})
+    return [group for group in result if group["cards"]]
+
+
+def _rows(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    value = content.get(key)
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list | tuple) else []
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
