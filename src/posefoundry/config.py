@@ -18,7 +18,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_STRIDE_PX = 32
 
 # What the evaluate stage measures; a rule on anything else could never hold.
-MetricName = Annotated[str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?)$")]
+MetricName = Annotated[
+    str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?|pckh?_[0-9]+(\.[0-9]+)?)$")
+]
 # What the evaluate stage measures in each slice, and what is resampled.
 SliceMetricName = Literal["oks_ap", "oks_ap50", "oks_ap75"]
 # `all`, `size=medium`, `keypoint=left_wrist&size=small`; a group's name alone stands for each of its values.
@@ -190,6 +192,10 @@ class Evaluate(Section):
     max_detections: PositiveInt = 300
     batch_size: PositiveInt = 16
     overlay_images: NonNegativeInt = 8
+    pck_thresholds: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.05, 0.1, 0.2)
+    pck_reference: Literal["box", "torso"] = "box"
+    pckh_threshold: PositiveFloat = 0.5
+    crossed_slices: tuple[SliceName, ...] = ()
 
 
 class Floor(Section):
