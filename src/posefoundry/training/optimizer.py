@@ -80,16 +80,21 @@ class WeightAverage(Generic[ModelT]):
         self.decay, self.ramp_updates = decay, ramp_updates
         self.updates = 0
         # Found once: gathering a state dict takes longer than averaging its tensors. Both models keep their tensors.
-        of_both = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        self._floats = [pair for pair in of_both if pair[0].dtype.is_floating_point]
-        self._counters = [pair for pair in of_both if not pair[0].dtype.is_floating_point]
+        self._floats: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        self._counters: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                self._floats[0].append(average)
+                self._floats[1].append(value)
+            else:
+                self._counters.append((average, value))
 
     @torch.no_grad()
     def update(self) -> None:
         """Moves the average towards the model's present weights."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp_updates))
-        torch._foreach_lerp_(*map(list, zip(*self._floats, strict=True)), weight)
+        torch._foreach_lerp_(*self._floats, weight)
         for average, counter in self._counters:
             average.copy_(counter)
 
