@@ -5,12 +5,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from posefoundry.errors import PosefoundryError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+AUTO_BATCH = -1  # what `batch_size: auto` is kept as
+
+
+def _positive_or_auto(value: int) -> int:
+    if value < 1 and value != AUTO_BATCH:
+        raise ValueError("expected auto or a number of images above 0")
+    return value
+
+
+BatchSize = Annotated[
+    int, BeforeValidator(lambda value: AUTO_BATCH if value == "auto" else value), AfterValidator(_positive_or_auto)
+]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -134,7 +147,7 @@ class Train(Section):
     model: Annotated[str, Field(pattern=r"^(yolo(v8|11|26)[nsmlx]-pose|yolov8x-pose-p6)$")] = "yolov8n-pose"
     weights: Path | None = None
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     image_size_px: Annotated[int, Field(ge=MAX_STRIDE_PX, le=4096, multiple_of=MAX_STRIDE_PX)] = 640
     nodes: PositiveInt = 1
     processes: PositiveInt = 1
@@ -169,7 +182,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if self.batch_size % self.total_processes:
+        if self.batch_size != AUTO_BATCH and self.batch_size % self.total_processes:
             raise ValueError(
                 f"batch_size is the global batch and must be a multiple of nodes times processes, got "
                 f"{self.batch_size} and {self.nodes} x {self.processes}"

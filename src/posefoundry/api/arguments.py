@@ -51,7 +51,7 @@ class TrainArguments(VerbArguments):
 
     data: str | Path | None = None
     epochs: int | None = None
-    batch: int | None = None
+    batch: int | Literal["auto"] | None = None
     imgsz: ImageSize | None = None
     pretrained: bool | str | Path = True
     workers: int | None = None

@@ -44,6 +44,7 @@ def run(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
+    from posefoundry.training.batch_size import with_batch_that_fits
     from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
@@ -51,6 +52,7 @@ def run(
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
         group = stack.enter_context(join_process_group(settings.device))
+        settings = with_batch_that_fits(settings, group, dataset_yaml)
         observers: list[Observer] = []
         log = FileLog(report)
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)

@@ -176,7 +176,7 @@ class Trainer:
         good = self.guard.judge(numbers, norm)
         self.guard.step(self.optimizer, good)
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.model)
+        self.average.update()
         self._unread.append((self.step, learning_rate, torch.cat([numbers, norm[None], good[None].float()])))
         self.step += 1
         progress.reach(f"waiting for the images of step {self.step}")
