@@ -137,6 +137,7 @@ class OksEvaluator:
         area_rule: Whose area scales OKS; see `read_ground_truth`.
         tags: For each tag its value in each of the images, in the order of the file; None where an image has none.
         crossed: Crossed slices to look at, such as `keypoint=left_wrist&size=small` or `keypoint&size`.
+        where: What the annotations are called in messages; by default their path.
 
     Attributes:
         images: The entries of the file.
@@ -159,8 +160,9 @@ class OksEvaluator:
         area_rule: AreaRule = "annotation",
         tags: Mapping[str, Sequence[str | None]] | None = None,
         crossed: Sequence[str] = (),
+        where: str | None = None,
     ) -> None:
-        where = str(annotations) if isinstance(annotations, Path) else "annotations"
+        where = where or (str(annotations) if isinstance(annotations, Path) else "annotations")
         content = read_json(annotations) if isinstance(annotations, Path) else annotations
         self.sigmas = np.asarray(sigmas, np.float64)
         self.truth = read_ground_truth(content, len(self.sigmas), where, area_rule)

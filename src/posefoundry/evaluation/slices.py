@@ -101,9 +101,14 @@ class Slicer:
             **_keypoints(truth, keypoint_names),
             **_truncation(truth, detections),
             **_persons(truth),
-            **{f"class={name}": Part(category=c) for c, name in enumerate(class_names)},
-            **_tags(tags),
+            **{_name("class", name): Part(category=c) for c, name in enumerate(class_names)},
         }
+        groups = {name.split("=")[0] for name in self.parts}
+        if taken := sorted(groups & set(tags)):
+            raise PosefoundryError(
+                f"Tags: expected other names than those of the evaluation's own slices, got {taken[0]!r}. Rename it."
+            )
+        self.parts |= _tags(tags)
 
     def names(self, crossed: Iterable[str] = ()) -> list[str]:
         """Returns the names of all slices, and of crossed ones.
@@ -250,7 +255,7 @@ def _sizes(truth: GroundTruth, detections: Detections) -> dict[str, Part]:
 
 def _keypoints(truth: GroundTruth, names: Sequence[str]) -> dict[str, Part]:
     parts = {
-        f"keypoint={name}": Part(keypoints=np.arange(len(names)) == k)
+        _name("keypoint", name): Part(keypoints=np.arange(len(names)) == k)
         for k, name in enumerate(names)
     }  # fmt: skip
     parts["visibility=visible"] = Part(keypoints=truth.visibility >= 2)
@@ -279,10 +284,15 @@ def _persons(truth: GroundTruth) -> dict[str, Part]:
 
 def _tags(tags: Mapping[str, Sequence[str | None]]) -> dict[str, Part]:
     return {
-        f"{tag}={value}": Part(images=np.array([v == value for v in values]))
+        _name(tag, value): Part(images=np.array([v == value for v in values]))
         for tag, values in tags.items()
         for value in sorted({v for v in values if v is not None})
     }
+
+
+def _name(group: str, value: str) -> str:
+    """Returns a part's name; `&` joins parts, and so has no place in one."""
+    return f"{group}={value}".replace("&", "+")
 
 
 def _all_of(flags: Iterable[np.ndarray | None]) -> Any:
