@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from posefoundry.datasets.tags import check_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -195,29 +194,27 @@ def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | Non
 
     Raises:
         PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
-            that is not there, or has a tag that a slice cannot be named by.
+            that is not there.
     """
-    where = str(path)
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8, got: {reason}.") from None
+        raise PosefoundryError(f"Tags: expected a CSV file in UTF-8, got {path}: {reason}.") from None
     rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
-        raise PosefoundryError(f"{where}: expected a CSV with a column file_name and a column a tag, got {columns}.")
+        raise PosefoundryError(f"{path}: expected a CSV with a column file_name and a column a tag, got {columns}.")
     tags_of: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows, 2):
         name = row.pop("file_name")
         if name in tags_of:
-            raise PosefoundryError(f"{where}: line {line}: expected each image once, got {name!r} again.")
+            raise PosefoundryError(f"{path}: line {line}: expected each image once, got {name!r} again.")
         tags_of[name] = row
     if strange := sorted(set(tags_of) - set(file_names)):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(f"{where}: expected images of the annotation file, got {strange[0]!r}{more}.")
+        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
     tags = [column for column in columns if column != "file_name"]
-    check_tags(where, {tag: {row[tag] or "" for row in tags_of.values()} for tag in tags})
     return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
 
 
