@@ -387,6 +387,29 @@ def test_production_that_cannot_be_loaded_rejects(inputs, in_production, project
     assert decision["production_version"] == "3" and decision["differences"] == []
 
 
+def test_a_changed_skeleton_can_be_waived_and_is_told(inputs, in_production, project):
+    in_production(make_weights(project / "old" / "best.safetensors", skeleton=Skeleton.from_names(["a", "b"])))
+    decision = run_gate(inputs, rules(floor("box_ap", 0.0), no_loss(0.0), incomparable_production="waive"))
+    assert decision["production_version"] == "3" and decision["power"] is None
+    assert "it could not be compared, which gate.incomparable_production waives" in decision["sentence"]
+    assert "The model's keypoints are 2 (a, b)" in decision["rules"][1]["sentence"]
+
+
+def test_test_images_without_anybody_prove_nothing(inputs, in_production, project):
+    content = annotated(inputs) | {"annotations": []}
+    write_json_atomic(inputs["raw"] / "annotations" / "test.json", content)
+    weights, images = project / "models" / "best.safetensors", inputs["raw"] / "images" / "test"
+    judgement = judge_weights(weights, inputs["raw"] / "annotations" / "test.json", images, JUDGED_BY)
+    write_json_atomic(inputs["evaluation"] / "metrics.json", judgement.metrics)
+    write_json_atomic(inputs["evaluation"] / "passport.json", judgement.passport)
+    in_production(make_weights(project / "old" / "best.safetensors", seed=1))
+    decision, _ = rejection(inputs, rules(floor("oks_ap", 0.0), no_loss(0.5)))
+    assert [rule["passed"] for rule in decision["rules"]] == [False, True, False]
+    assert "has no value on these test images, so it proves nothing" in decision["rules"][2]["sentence"]
+    assert decision["power"] is None and decision["differences"] == []
+    assert (inputs["report"] / "index.html").stat().st_size > 0
+
+
 @pytest.mark.parametrize("field", ["confidence", "images_sha256"])
 def test_numbers_that_were_measured_otherwise_reject_by_the_field(inputs, in_production, project, field):
     in_production(make_weights(project / "old" / "best.safetensors", seed=1))
@@ -399,7 +422,7 @@ def test_numbers_that_were_measured_otherwise_reject_by_the_field(inputs, in_pro
     assert f"Version 3 in production could not be compared: {field} was" in message
 
 
-def test_production_comes_out_of_the_registry(inputs, trained):
+def test_production_comes_out_of_the_registry_and_rejects_where_it_is_gone_from_there(inputs, trained, project):
     evidence = Evidence(
         weights=trained / "best.safetensors", onnx=trained / "model.onnx", decision=trained / "decision.json",
         metrics={}, latency_p50_ms=None, example_image=trained / "street.png",
@@ -410,6 +433,12 @@ def test_production_comes_out_of_the_registry(inputs, trained):
     decision = run_gate(inputs)
     assert decision["production_version"] == version.version
     assert decision["passports"]["production"]["weights_sha256"] == sha256_of_file(trained / "best.safetensors")
+    [stored] = project.glob("mlartifacts/**/best.safetensors")
+    stored.unlink()
+    decision, message = rejection(inputs)
+    assert decision["production_version"] == version.version
+    assert f"Version {version.version} in production could not be compared" in message
+    assert "best.safetensors" in message and "Traceback" not in message
 
 
 def test_a_store_out_of_reach_is_an_error_and_no_verdict(inputs, monkeypatch):
