@@ -125,7 +125,10 @@ def test_numbers_of_other_settings_images_or_annotations_do_not_compare(split):
 def test_the_software_that_ran_the_model_is_named(split):
     predictor = Clairvoyant(split.annotations, {})
     origin = ORIGIN | {"runtime": "onnxruntime", "precision": "as exported"}
-    passport = judge(predictor, split.annotations, split.images, SETTINGS, origin=origin).passport
+    judgement = judge(
+        predictor, split.annotations, split.images, SETTINGS, origin=origin, progress=lambda done, of: None
+    )
+    passport = judgement.passport
     assert "onnxruntime" in passport["versions"]
 
 
