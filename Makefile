@@ -35,4 +35,4 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) data/raw data/yolo models/train models/export reports
+	rm -rf $(VENV) data/raw data/yolo models/checkpoints models/train models/export reports

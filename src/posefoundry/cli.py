@@ -46,7 +46,7 @@ TRAIN_KEYS = (
     "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, keypoint_weights, hsv_h, "
     "hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, cutout, mosaic, mixup, "
     "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
-    "freeze_batchnorm, " + COMMON_KEYS
+    "patience, freeze, freeze_batchnorm, " + COMMON_KEYS
 )
 VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
 PREDICT_KEYS = (
@@ -224,6 +224,42 @@ def val(words: Words = None) -> None:
     from posefoundry.commands import verbs
 
     verbs.val(words or [], lambda: _model_name(None))
+
+
+@app.command(
+    rich_help_panel=MODEL_PANEL,
+    epilog=_lines(
+        "[bold]Examples[/]",
+        "posefoundry evaluate annotations=gt.json detections=dt.json",
+        "posefoundry evaluate annotations=gt.json detections=dt.json json=out.json",
+        "posefoundry evaluate annotations=gt.json detections=dt.json slices=true",
+        "posefoundry evaluate annotations=hands.json detections=dt.json sigmas=own.yaml",
+        "",
+        "[bold]Keys[/]  annotations  a COCO keypoint file",
+        "      detections   a COCO results file: a list of objects with image_id,",
+        "                   category_id, keypoints, score and, for box AP, bbox",
+        "      json         write the figures there: oks_ap, oks_ap50, oks_ar_m, ...,",
+        "                   box_ap, ...; null where nobody of that kind is annotated",
+        "      sigmas       coco, flat (1/K), a file with a list under sigmas, or a",
+        "                   list; by default those in the annotation file, else",
+        "                   COCO's where the keypoints are COCO's 17",
+        "      area         whose area scales OKS: annotation (COCO's rule, the",
+        "                   default; a person without area is refused), box (0.53 x",
+        "                   the box), annotation_else_box",
+        "      slices       true: AP by size, keypoint, visibility, truncation,",
+        "                   persons in the image, class, tag; or crossed ones as",
+        "                   well: slices='keypoint&size'",
+        "      tags         a CSV with a column file_name and a column a tag",
+    ),
+)
+def evaluate(words: Words = None) -> None:
+    """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, to pycocotools' last digit.
+
+    Neither a model nor images are needed. What a file gets wrong is told by file and entry, and nothing is guessed.
+    """
+    from posefoundry.commands.evaluate import evaluate as judge
+
+    judge(words or [])
 
 
 @app.command(

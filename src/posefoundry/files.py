@@ -63,6 +63,8 @@ def read_json(path: Path) -> Any:
             f"{path}: expected JSON, got a fault in line {error.lineno}, column {error.colno}: {error.msg}. "
             "Restore or export the file again."
         ) from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise PosefoundryError(f"{path}: expected JSON of numbers that a program can hold, got: {error}.") from None
     except RecursionError:
         raise PosefoundryError(f"{path}: expected an annotation file, got JSON nested too deep to read.") from None
 

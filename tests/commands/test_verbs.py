@@ -18,7 +18,7 @@ from posefoundry.models import build_model, load_model
 from posefoundry.models.families import MODEL_NAMES
 from posefoundry.models.profile import Profile
 
-VERBS = ("train", "val", "predict", "export", "convert", "models", "info", "import-weights")
+VERBS = ("train", "val", "predict", "export", "convert", "models", "info", "import-weights", "evaluate")
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_a_middle_case_computed_by_hand(person, detection, coco):
     oks = sum(math.exp(-(5**2) / (2 * 2500 * (2 * sigma) ** 2)) for sigma in COCO_SIGMAS) / 17
     assert oks == pytest.approx(0.6470, abs=1e-4)
     evaluation = OksEvaluator(coco([truth]), sigmas=COCO_SIGMAS).evaluate_in_detail([detection(truth, shift_xy=(3, 4))])
-    [(oks_found, _, _)] = evaluation.oks_of_image.values()
+    oks_found = evaluation.every_pair.oks(evaluation.truth.visibility > 0)
     assert oks_found.item() == pytest.approx(oks, abs=1e-12)
     # It is right at the thresholds .50, .55 and .60 of ten: AP 0.3. One person, one detection: AR the same.
     assert evaluation.metrics["oks_ap"] == pytest.approx(0.3)
@@ -116,8 +116,10 @@ def test_persons_without_keypoints_count_for_boxes_only(person, detection, coco)
     assert metrics["box_ap"] == pytest.approx(51 / 101)
 
 
-def test_iscrowd_and_num_keypoints_may_be_missing(two_people, detection):
+def test_iscrowd_and_num_keypoints_may_be_missing(two_people, person, detection):
     detections = [detection(a) for a in two_people["annotations"]]
+    unlabelled = person(9, 2, 10, 10, 50, 100) | {"keypoints": [0] * 51}
+    two_people["annotations"].append(unlabelled)  # counted: 0 labelled keypoints, so neither found nor missed
     for annotation in two_people["annotations"]:
         del annotation["iscrowd"], annotation["num_keypoints"]
     assert evaluate_detections(two_people, detections, sigmas=COCO_SIGMAS)["oks_ap"] == pytest.approx(1.0)
@@ -149,12 +151,23 @@ def test_only_the_twenty_highest_scores_of_an_image_count(person, detection, coc
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, r"known image_id \(2 in the annotations\), got 99"),
-        ({"category_id": 4}, r"known category_id .* got 4"),
-        ({"score": float("nan")}, r"Detection 0, of image 1.*all finite"),
-        ({"bbox": [0, 0, 1]}, r"Detection 0, of image 1.*4 box"),
-        ({"keypoints": [1.0, 2.0, 1.0]}, r"Detection 0, of image 1.*51 keypoint numbers"),
-        ({"keypoints": [float("nan")] * 51}, r"Detection 0, of image 1.*all finite"),
+        (
+            {"image_id": 99},
+            r"detections\[0\]: expected a known image_id, one of the 2 in the annotations, got 99\. Evaluate",
+        ),
+        ({"category_id": 4}, r"detections\[0\]: expected a known category_id, .* got 4\."),
+        ({"score": float("nan")}, r"detections\[0\], of image 1: expected a finite number as score, got nan"),
+        ({"score": "0.5"}, r"expected a finite number as score, got '0.5'"),
+        ({"bbox": [0, 0, 1]}, r"detections\[0\], of image 1: expected 4 finite box numbers.* got \[0, 0, 1\]"),
+        ({"keypoints": [1.0, 2.0, 1.0]}, r"detections\[0\], of image 1: expected 51 finite keypoint numbers"),
+        ({"keypoints": [float("nan")] * 51}, r"expected 51 finite keypoint numbers.* got 51 values, \[nan, "),
+        ({"keypoints": ["1"] * 51}, r"expected 51 finite keypoint numbers"),
+        ({"keypoints": [1e300] * 51}, r"expected 51 finite keypoint numbers"),
+        ({"keypoints": "1" * 51}, r"expected 51 finite keypoint numbers"),
+        ({"image_id": "1"}, r"known image_id, .* got '1'\. There it is a number: write it so"),
+        ({"image_id": [1]}, r"detections\[0\]: expected a known image_id, .* got \[1\]"),
+        ({"category_id": {}}, r"known category_id, .* got \{\}"),
+        ({"category_id": None}, r"known category_id, .* got None"),
     ],
 )
 def test_impossible_detections_are_refused_by_name(two_people, detection, change, message):
@@ -170,6 +183,17 @@ def test_impossible_detections_are_refused_by_name(two_people, detection, change
         ({"area": None}, "annotation 7: expected a finite 'area'"),
         ({"area": float("nan")}, "annotation 7: expected a finite 'area'"),
         ({"image_id": 12}, "annotation 7: .* image_id 12"),
+        ({"image_id": [1]}, r"annotation 7: .* image_id \[1\]"),
+        ({"category_id": float("nan")}, "annotation 7: .* category_id nan"),
+        ({"category_id": {}}, r"annotation 7: .* category_id \{\}"),
+        ({"id": {}}, r"annotations\[0\]: expected an 'id', a whole number or a name, got \{\}"),
+        ({"id": 7.5}, r"annotations\[0\]: expected an 'id', .* got 7.5"),
+        ({"id": True}, r"annotations\[0\]: expected an 'id', .* got True"),
+        ({"id": "7"}, "annotations: expected ids that are all numbers or all names, got both"),
+        ({"bbox": None}, "annotation 7: expected a finite 'bbox'.* got None"),
+        ({"bbox": ["1", 2, 3, 4]}, "annotation 7: expected a finite 'bbox'"),
+        ({"iscrowd": "no"}, "annotation 7: expected iscrowd as a number from 0, got 'no'"),
+        ({"num_keypoints": -1}, "annotation 7: expected num_keypoints as a number from 0, got -1"),
     ],
 )
 def test_impossible_annotations_are_refused_by_name(two_people, change, message):
@@ -181,7 +205,7 @@ def test_impossible_annotations_are_refused_by_name(two_people, change, message)
 @pytest.mark.parametrize("kind", ["images", "annotations", "categories"])
 def test_an_id_that_comes_twice_is_refused(two_people, kind):
     two_people[kind].append(dict(two_people[kind][0]))
-    with pytest.raises(PosefoundryError, match="id once, got"):
+    with pytest.raises(PosefoundryError, match=f"{kind}: expected each id once, got . more than once"):
         OksEvaluator(two_people, sigmas=COCO_SIGMAS)
 
 
@@ -196,6 +220,55 @@ def test_an_area_of_zero_is_refused_or_computed_by_a_named_rule(two_people, dete
         evaluator = OksEvaluator(two_people, sigmas=COCO_SIGMAS, area_rule=rule)
         assert evaluator.evaluate(found)["oks_ap"] == pytest.approx(0.4)
         assert evaluator.truth.areas_from_box == 1
+
+
+@pytest.mark.parametrize("rule", ["annotation_else_box", "box"])
+def test_a_person_without_any_area_is_refused_by_all_rules_and_a_crowd_is_not(two_people, rule):
+    two_people["annotations"][0] |= {"area": 0, "bbox": [10, 10, 0, 100], "iscrowd": 1}
+    OksEvaluator(two_people, sigmas=COCO_SIGMAS, area_rule=rule)
+    two_people["annotations"][0]["iscrowd"] = 0
+    with pytest.raises(PosefoundryError, match=r"annotation 7: expected a 'bbox' of a width .* got \[10, 10, 0, 100\]"):
+        OksEvaluator(two_people, sigmas=COCO_SIGMAS, area_rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "expected a COCO annotation file, an object with images.*, got a list"),
+        ({"images": [], "annotations": []}, "expected a list 'categories'.*, got the keys 'images', 'annotations'"),
+        ({"images": {}, "annotations": [], "categories": []}, "expected a list 'images'.* got an object there"),
+        ({"images": [3], "annotations": [], "categories": []}, r"images\[0\]: expected an object, got a number"),
+        ({"images": [{}], "annotations": [], "categories": []}, r"images\[0\]: expected an 'id'.*, got no such key"),
+        ({"images": [], "annotations": [], "categories": [{"id": 1, "keypoints": [1]}]}, "a list of names, got"),
+    ],
+)
+def test_what_is_no_annotation_file_is_refused(content, message):
+    with pytest.raises(PosefoundryError, match=f"annotations: {message}|annotations: .*{message}"):
+        OksEvaluator(content, sigmas=COCO_SIGMAS)
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ({"annotations": []}, "detections: expected a COCO results file, a list of objects .* got an object"),
+        ([3], r"detections\[0\]: expected an object .* got a number"),
+        ([{"image_id": 1, "bbox": [0, 0, 1, 1]}], r"detections\[0\]: .* got no 'category_id' among 'image_id', 'bbox'"),
+    ],
+)
+def test_what_is_no_results_file_is_refused(two_people, results, message):
+    with pytest.raises(PosefoundryError, match=message):
+        evaluate_detections(two_people, results, sigmas=COCO_SIGMAS)
+
+
+def test_ids_may_be_names_and_whole_numbers_with_a_point(two_people, detection):
+    detections = [detection(a) for a in two_people["annotations"]]
+    for entry in detections:
+        entry["image_id"] = float(entry["image_id"])  # as tables of numbers write them
+    assert evaluate_detections(two_people, detections, sigmas=COCO_SIGMAS)["oks_ap"] == pytest.approx(1.0)
+    for entry in [*two_people["images"], *two_people["annotations"], *detections]:
+        key = "id" if "file_name" in entry else "image_id"
+        entry[key] = f"image {int(entry[key])}"
+    assert evaluate_detections(two_people, detections, sigmas=COCO_SIGMAS)["oks_ap"] == pytest.approx(1.0)
 
 
 def test_detections_without_boxes_have_poses_but_no_box_figures(two_people, detection):

@@ -80,6 +80,7 @@ def inputs(project: Path) -> dict[str, Path]:
         })  # fmt: skip
     content = {"images": images, "annotations": persons, "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
+    (raw / "tags.csv").write_text("file_name\n")
     write_json_atomic(project / "reports" / "validate.json", {"passed": True, "checks": []})
     weights = make_weights(project / "models" / "best.safetensors")
     judgement = judge_weights(weights, raw / "annotations" / "test.json", raw / "images" / "test", JUDGED_BY)
@@ -328,6 +329,22 @@ def test_a_wrist_gone_astray_is_caught_by_its_slice_while_the_whole_hardly_moves
     assert "oks_ap in keypoint=left_wrist&size=small keeps up with production: Pose accuracy" in message
     assert "at the left wrist of small persons is 0." in message and "among 19 slices" in message
     assert len(decision["rules"]) == 2 + 19  # floor and comparable
+
+
+def test_a_loss_at_one_site_is_seen_by_the_tag_of_its_images(inputs, production_finds):
+    content = annotated(inputs)
+    at_gate = {image["id"]: image["id"] % 6 > 0 for image in content["images"]}
+    lines = [f"{image['file_name']},{'gate' if at_gate[image['id']] else 'yard'}" for image in content["images"]]
+    (inputs["raw"] / "tags.csv").write_text("\n".join(["file_name,site", *lines]) + "\n")
+    found = detections_at(content)
+    production_finds(found)
+    moved = detections_at(content, shift_px=6.0)
+    candidate_finds(inputs, [m if at_gate[m["image_id"]] else f for f, m in zip(found, moved, strict=True)])
+    decision, _ = rejection(inputs, rules(no_loss(0.05, "site")))
+    assert [rule["slice"] for rule in decision["rules"] if not rule["passed"]] == ["site=gate"]
+    assert "site=yard" in {row["slice"] for row in decision["differences"]}
+    with pytest.raises(PosefoundryError, match="camera"):
+        run_gate(inputs, rules(no_loss(0.05, "camera")))
 
 
 @pytest.mark.parametrize(("mode", "passes"), [("reject_on_proven_regression", True), ("demand_non_inferiority", False)])

@@ -9,7 +9,7 @@ from posefoundry.errors import PosefoundryError
 # Their values are names, whatever they look like: name=2024 is no number.
 TEXT_KEYS = frozenset(
     {"model", "data", "source", "out", "project", "name", "format", "split", "annotations", "second", "detections"}
-    | {"images", "production"}
+    | {"images", "production", "json", "tags"}
 )
 
 

@@ -1,9 +1,9 @@
 """Annotations and COCO results as arrays, checked: what would be silently misread is refused by name."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ AREA_RULES: dict[AreaRule, str] = {
     "box": f"ground truth: {AREA_PER_BOX_AREA} x area of the box; detections: area of the box",
 }
 TRUNCATION_MARGIN_PX = 1.0
+_LARGEST_NUMBER = 1e12  # beyond any picture, and squares of it are still far from overflowing
 
 
 @dataclass(frozen=True)
@@ -94,36 +95,49 @@ def read_ground_truth(
         n_keypoints: K.
         where: What the content is called in messages.
         area_rule: Whose area scales OKS: the annotation's, which must then be above 0 for every person who counts;
-            the annotation's, or `AREA_PER_BOX_AREA` times the box where it has none; or always the latter.
+            the annotation's, or `AREA_PER_BOX_AREA` times the box where it has none; or always the latter. A person
+            who counts and whose box has no area either is refused.
 
     Raises:
-        PosefoundryError: An id comes twice, an annotation names an unknown image or category, lacks what it needs, or
-            has not K * 3 finite keypoint numbers.
+        PosefoundryError: The content is not of COCO's form, an id comes twice, an annotation names an unknown image or
+            category, lacks what it needs, or has not K * 3 finite keypoint numbers.
     """
+    require_coco_form(content, where)
     images, annotations = content["images"], content["annotations"]
-    image_place = _places(_ids(images, "image", where))
-    category_place = _places(_ids(content["categories"], "category", where))
-    _ids([entry for entry in annotations if "id" in entry], "annotation", where)
-    named = [f"{where}: annotation {entry.get('id', f'number {i}')}" for i, entry in enumerate(annotations)]
+    image_place = _places(_ids(images, "images", where))
+    category_place = _places(_ids(content["categories"], "categories", where))
+    _ids([entry for entry in annotations if "id" in entry], "annotations", where)
+    named = [
+        f"{where}: annotation {entry['id']}" if "id" in entry else f"{where}: annotations[{i}]"
+        for i, entry in enumerate(annotations)
+    ]
     for name, entry in zip(named, annotations, strict=True):
-        image_id, category_id = entry.get("image_id"), entry.get("category_id")
-        if image_id not in image_place or category_id not in category_place:
-            raise PosefoundryError(
-                f"{name}: expected an image and a category of the same file, got image_id {image_id}, "
-                f"category_id {category_id}."
-            )
+        for key, place in (("image_id", image_place), ("category_id", category_place)):
+            value = entry.get(key)
+            if not _is_id(value) or value not in place:
+                raise PosefoundryError(
+                    f"{name}: expected an image and a category of the same file, got {key} {_shown(value)}, which is "
+                    f"none of the {len(place)} there. Correct or remove it."
+                )
     nobody = [0] * (3 * n_keypoints)  # as of a person nobody put keypoints on
     points = _numbers([entry.get("keypoints") or nobody for entry in annotations], 3 * n_keypoints)
     if isinstance(points, int):
-        got = annotations[points].get("keypoints")
-        raise PosefoundryError(f"{named[points]}: expected {3 * n_keypoints} finite keypoint numbers, got {got}.")
+        raise PosefoundryError(
+            f"{named[points]}: expected {3 * n_keypoints} finite keypoint numbers, x, y, v of each of {n_keypoints} "
+            f"keypoints, got {_shown(annotations[points].get('keypoints'))}."
+        )
     boxes = _numbers([entry.get("bbox") for entry in annotations], 4)
     if isinstance(boxes, int):
-        raise PosefoundryError(f"{named[boxes]}: expected a finite 'bbox', got {annotations[boxes].get('bbox')}.")
+        raise PosefoundryError(
+            f"{named[boxes]}: expected a finite 'bbox', [x, y, width, height] in px, got "
+            f"{_shown(annotations[boxes].get('bbox'))}."
+        )
     points = points.reshape(-1, n_keypoints, 3)
-    labelled = np.count_nonzero(points[..., 2], axis=1).tolist()
-    is_crowd = np.array([bool(entry.get("iscrowd")) for entry in annotations], bool)
-    counts = [entry.get("num_keypoints", n) for entry, n in zip(annotations, labelled, strict=True)]
+    labelled = np.count_nonzero(points[..., 2] > 0, axis=1).tolist()
+    is_crowd = np.array([_count(e, "iscrowd", 0, name) > 0 for e, name in zip(annotations, named, strict=True)], bool)
+    counts = [
+        _count(entry, "num_keypoints", n, name) for entry, n, name in zip(annotations, labelled, named, strict=True)
+    ]
     is_ignored = is_crowd | np.array([count == 0 for count in counts], bool)
     areas, from_box = _areas(annotations, boxes, is_ignored, named, area_rule)
     sizes = np.full((len(images), 2), np.nan)
@@ -147,8 +161,45 @@ def read_ground_truth(
     )
 
 
-def read_detections(detections: Sequence[dict[str, Any]], truth: GroundTruth) -> Detections:
+def require_coco_form(content: Any, where: str) -> None:
+    """Checks that content has COCO's three lists of objects, and keypoint names that are names.
+
+    Raises:
+        PosefoundryError: It has not.
+    """
+    if not isinstance(content, dict):
+        raise PosefoundryError(
+            f"{where}: expected a COCO annotation file, an object with images, annotations and categories, got "
+            f"{_kind(content)}."
+        )
+    for key in ("images", "annotations", "categories"):
+        entries = content.get(key)
+        if not isinstance(entries, list):
+            got = (
+                f"{_kind(entries)} there" if key in content else f"the keys {', '.join(map(repr, content)) or '(none)'}"
+            )
+            raise PosefoundryError(
+                f"{where}: expected a list {key!r}, as COCO annotation files have, got {got}. Name the annotations, "
+                "not the results."
+            )
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                raise PosefoundryError(f"{where}: {key}[{number}]: expected an object, got {_kind(entry)}.")
+    for number, category in enumerate(content["categories"]):
+        names = category.get("keypoints") or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise PosefoundryError(
+                f"{where}: categories[{number}]: expected keypoints as a list of names, got {_shown(names)}."
+            )
+
+
+def read_detections(detections: Sequence[dict[str, Any]], truth: GroundTruth, where: str = "detections") -> Detections:
     """Turns the entries of a COCO results file into arrays.
+
+    Args:
+        detections: Objects with `image_id`, `category_id`, `keypoints`, `score` and, all of them or none, `bbox`.
+        truth: What they are to be compared with.
+        where: What they are called in messages.
 
     Raises:
         PosefoundryError: A detection is for an unknown image or category, or its numbers are not finite or not as
@@ -156,52 +207,54 @@ def read_detections(detections: Sequence[dict[str, Any]], truth: GroundTruth) ->
     """
     n_keypoints = truth.keypoints_xy.shape[1]
     keys = ("image_id", "category_id", "keypoints", "score")
-    for i, entry in enumerate(detections):
-        if missing := [key for key in keys if key not in entry]:
-            raise PosefoundryError(
-                f"Detection {i}: expected the keys of a COCO keypoint result ({', '.join(keys)}), "
-                f"found no {missing[0]!r}."
-            )
-    columns = []
-    for key, known in (("image_id", truth.image_ids), ("category_id", truth.category_ids)):
-        place = {value: i for i, value in enumerate(known)}
-        if unknown := sorted({entry[key] for entry in detections} - set(place), key=str):
-            shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-            raise PosefoundryError(
-                f"Expected detections with a known {key} ({len(place)} in the annotations), got {shown}. "
-                "Evaluate detections with the annotation file of the images they were made on."
-            )
-        columns.append(np.array([place[entry[key]] for entry in detections], np.int64))
-    n_boxes = sum(1 for entry in detections if entry.get("bbox"))
-    if 0 < n_boxes < len(detections):
+    if not isinstance(detections, list | tuple):
         raise PosefoundryError(
-            f"Expected a bbox with every detection or with none, got {n_boxes} of {len(detections)} with one."
+            f"{where}: expected a COCO results file, a list of objects with {', '.join(keys)}, got "
+            f"{_kind(detections)}. Name the results, not the annotations."
+        )
+    for i, entry in enumerate(detections):
+        missing = [key for key in keys if key not in entry] if isinstance(entry, dict) else None
+        if missing != []:
+            got = f"no {missing[0]!r} among {', '.join(map(repr, entry)) or 'none'}" if missing else _kind(entry)
+            raise PosefoundryError(
+                f"{where}[{i}]: expected an object with the keys of a COCO keypoint result ({', '.join(keys)}), "
+                f"got {got}."
+            )
+    image = _places_of(detections, "image_id", truth.image_ids, where)
+    category = _places_of(detections, "category_id", truth.category_ids, where)
+    with_box = [bool(entry.get("bbox")) for entry in detections]
+    if any(with_box) and not all(with_box):
+        raise PosefoundryError(
+            f"{where}: expected a bbox with every detection or with none, got {sum(with_box)} of {len(with_box)} with "
+            f"one; {where}[{with_box.index(False)}] has none."
         )
     scores = _numbers([[entry["score"]] for entry in detections], 1)
     points = _numbers([entry["keypoints"] for entry in detections], 3 * n_keypoints)
-    boxes = _numbers([entry["bbox"] for entry in detections], 4) if n_boxes else None
+    boxes = _numbers([entry["bbox"] for entry in detections], 4) if any(with_box) else None
     # A NaN distance would count as a match: pycocotools asks whether it is below the threshold, and no NaN is.
-    faults = [value for value in (scores, points, boxes) if isinstance(value, int)]
-    if faults or isinstance(scores, int) or isinstance(points, int) or isinstance(boxes, int):
-        first = min(faults)
-        entry = detections[first]
-        raise PosefoundryError(
-            f"Detection {first}, of image {entry['image_id']}: expected a score, 4 box and {3 * n_keypoints} "
-            f"keypoint numbers, all finite, got score {entry['score']}, bbox {entry.get('bbox')}, "
-            f"keypoints {entry['keypoints']}."
-        )
+    for key, values, expected in (
+        ("score", scores, "a finite number as score"),
+        ("keypoints", points, f"{3 * n_keypoints} finite keypoint numbers, x, y, score of each of {n_keypoints}"),
+        ("bbox", boxes, "4 finite box numbers, [x, y, width, height] in px"),
+    ):
+        if isinstance(values, int):
+            entry = detections[values]
+            raise PosefoundryError(
+                f"{where}[{values}], of image {entry['image_id']!r}: expected {expected}, got {_shown(entry[key])}."
+            )
+    assert isinstance(scores, np.ndarray) and isinstance(points, np.ndarray) and not isinstance(boxes, int)
     xy = np.ascontiguousarray(points.reshape(-1, n_keypoints, 3)[..., :2])
     if boxes is None:  # as pycocotools' loadRes
         low, high = (xy.min(axis=1), xy.max(axis=1)) if len(xy) else (np.zeros((0, 2)), np.zeros((0, 2)))
         boxes = np.concatenate((low, high - low), axis=1)
     return Detections(
-        image=columns[0],
-        category=columns[1],
+        image=image,
+        category=category,
         scores=scores[:, 0],
         keypoints_xy=xy,
         boxes_xywh=boxes,
         areas=boxes[:, 2] * boxes[:, 3],
-        have_boxes=bool(n_boxes) or not len(detections),
+        have_boxes=any(with_box) or not len(detections),
     )
 
 
@@ -209,57 +262,111 @@ def _areas(
     annotations: Sequence[dict[str, Any]], boxes: np.ndarray, is_ignored: np.ndarray, named: list[str], rule: AreaRule
 ) -> tuple[np.ndarray, int]:
     from_box = AREA_PER_BOX_AREA * boxes[:, 2] * boxes[:, 3]
-    if rule == "box":
-        return from_box, len(annotations)
     stated = np.array([_number(entry.get("area")) for entry in annotations], np.float64)
     # Nobody can be found whose area is 0, and pycocotools does not say so. An area that is ignored may be 0.
-    faulty = ~np.isfinite(stated) | ((stated <= 0) & ~is_ignored)
-    if rule == "annotation_else_box":
-        return np.where(faulty, from_box, stated), int(faulty.sum())
+    lacking = ~np.isfinite(stated) | ((stated <= 0) & ~is_ignored)
+    if rule == "annotation":
+        areas, faulty = stated, lacking
+        expected = "a finite 'area' above 0 px^2, which scales OKS"
+        remedy = (
+            f"Correct it, or take {AREA_PER_BOX_AREA} x the box instead where it is missing: area=annotation_else_box, "
+            "or for everybody: area=box."
+        )
+    else:
+        computed = lacking if rule == "annotation_else_box" else np.ones(len(stated), bool)
+        areas = np.where(computed, from_box, stated)
+        faulty = computed & ~is_ignored & ((boxes[:, 2:] <= 0).any(axis=1))
+        expected = "a 'bbox' of a width and height above 0 px, from which the area that scales OKS is computed"
+        remedy = "Correct it, or remove the annotation."
     if faulty.any():
         first = int(np.flatnonzero(faulty)[0])
         more = f" (and {int(faulty.sum()) - 1} more)" if faulty.sum() > 1 else ""
-        raise PosefoundryError(
-            f"{named[first]}{more}: expected a finite 'area' above 0 px^2, which scales OKS, got "
-            f"{annotations[first].get('area')}. Correct it, or take {AREA_PER_BOX_AREA} x the box instead where it is "
-            "missing: area=annotation_else_box, or for everybody: area=box."
-        )
-    return stated, 0
+        got = annotations[first].get("area" if rule == "annotation" else "bbox")
+        raise PosefoundryError(f"{named[first]}{more}: expected {expected}, got {_shown(got)}. {remedy}")
+    return areas, 0 if rule == "annotation" else int(computed.sum())
 
 
 def _ids(entries: Iterable[dict[str, Any]], kind: str, where: str) -> list[Any]:
     ids = []
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or "id" not in entry:
-            raise PosefoundryError(f"{where}: {kind} number {number}: expected an object with an 'id', got {entry!r}.")
+        if not _is_id(entry.get("id")):
+            got = _shown(entry["id"]) if "id" in entry else "no such key"
+            raise PosefoundryError(f"{where}: {kind}[{number}]: expected an 'id', a whole number or a name, got {got}.")
         ids.append(entry["id"])
+    if len({isinstance(value, str) for value in ids}) > 1:
+        raise PosefoundryError(f"{where}: {kind}: expected ids that are all numbers or all names, got both.")
     repeated = [value for value, count in Counter(ids).items() if count > 1]
     if repeated:
         raise PosefoundryError(
-            f"{where}: expected each {kind} id once, got {repeated[0]} more than once"
-            f"{f' (and {len(repeated) - 1} other ids)' if len(repeated) > 1 else ''}. Give each {kind} its own id."
+            f"{where}: {kind}: expected each id once, got {repeated[0]!r} more than once"
+            f"{f' (and {len(repeated) - 1} other ids)' if len(repeated) > 1 else ''}. Give each entry its own id."
         )
     return ids
+
+
+def _is_id(value: Any) -> bool:
+    """Tells whether this is a whole number, be it written as 7.0, or a name."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int | str) and not isinstance(value, bool)
 
 
 def _places(ids: list[Any]) -> dict[Any, int]:
     return {value: place for place, value in enumerate(sorted(ids))}
 
 
+def _places_of(detections: Sequence[dict[str, Any]], key: str, known: list[Any], where: str) -> np.ndarray:
+    """Returns the place of each detection's image, or category, among the known ones."""
+    place = {value: i for i, value in enumerate(known)}
+    try:
+        return np.array([place[entry[key]] for entry in detections], np.int64)
+    except (KeyError, TypeError):  # an id that is not there, or a list, which none can be
+        strange = [i for i, entry in enumerate(detections) if not _is_id(entry[key]) or entry[key] not in place]
+    value = detections[strange[0]][key]
+    more = f" (and {len(strange) - 1} more detections)" if len(strange) > 1 else ""
+    hint = f"Evaluate detections with the annotation file of the images they were made on, where {key} is the same."
+    if str(value) in map(str, known):
+        hint = f"There it is a {'number' if isinstance(value, str) else 'name'}: write it so."
+    raise PosefoundryError(
+        f"{where}[{strange[0]}]{more}: expected a known {key}, one of the {len(place)} in the annotations, got "
+        f"{_shown(value)}. {hint}"
+    )
+
+
+def _count(entry: dict[str, Any], key: str, default: int, name: str) -> float:
+    """Returns `iscrowd` or `num_keypoints`, which may be missing."""
+    value = entry.get(key)
+    if value is None:
+        return default
+    number = _number(value)
+    if not number >= 0:
+        raise PosefoundryError(f"{name}: expected {key} as a number from 0, got {_shown(value)}. Correct or remove it.")
+    return number
+
+
 def _numbers(rows: Sequence[Any], width: int) -> "np.ndarray | int":
     """Returns (n, width) finite float64, or the index of the first row that is not `width` finite numbers."""
+    flat = array("d")  # takes numbers alone, where numpy would also read them out of text
     try:
-        if all(len(row) == width for row in rows):
-            flat = np.fromiter(chain.from_iterable(rows), np.float64, width * len(rows)).reshape(-1, width)
-            if np.isfinite(flat).all():
-                return flat
+        for row in rows:
+            if len(row) != width:
+                break
+            flat.fromlist(row if type(row) is list else list(row))
+        else:
+            numbers = np.frombuffer(flat, np.float64) if flat else np.empty(0)
+            if not numbers.size or (numbers.min() >= -_LARGEST_NUMBER and numbers.max() <= _LARGEST_NUMBER):
+                return numbers.reshape(-1, width)
     except (TypeError, ValueError, OverflowError):
         pass
     return next((i for i, row in enumerate(rows) if not _are_numbers(row, width)), 0)
 
 
 def _are_numbers(row: Any, width: int) -> bool:
-    return isinstance(row, list | tuple) and len(row) == width and all(np.isfinite(_number(value)) for value in row)
+    return (
+        isinstance(row, list | tuple)
+        and len(row) == width
+        and all(abs(_number(value)) <= _LARGEST_NUMBER for value in row)
+    )
 
 
 def _number(value: Any) -> float:
@@ -267,3 +374,16 @@ def _number(value: Any) -> float:
         return float("nan") if isinstance(value, str) else float(value)
     except (TypeError, ValueError, OverflowError):
         return float("nan")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as it is told in a message: of a long list its length and beginning."""
+    text = repr(value)
+    if len(text) <= 80:
+        return text
+    return f"{len(value)} values, {text[:60]}..." if isinstance(value, list | tuple) else f"{text[:60]}..."

@@ -14,13 +14,17 @@ Of size and truncation as in COCO: a person outside the slice is ignored, and so
 lies outside itself.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from posefoundry.datasets.tags import check_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -97,9 +101,14 @@ class Slicer:
             **_keypoints(truth, keypoint_names),
             **_truncation(truth, detections),
             **_persons(truth),
-            **{f"class={name}": Part(category=c) for c, name in enumerate(class_names)},
-            **_tags(tags),
+            **{_name("class", name): Part(category=c) for c, name in enumerate(class_names)},
         }
+        groups = {name.split("=")[0] for name in self.parts}
+        if taken := sorted(groups & set(tags)):
+            raise PosefoundryError(
+                f"Tags: expected other names than those of the evaluation's own slices, got {taken[0]!r}. Rename it."
+            )
+        self.parts |= _tags(tags)
 
     def names(self, crossed: Iterable[str] = ()) -> list[str]:
         """Returns the names of all slices, and of crossed ones.
@@ -174,21 +183,27 @@ class Slicer:
         return values
 
 
-def read_tags(content: str, file_names: Sequence[str], where: str) -> dict[str, list[str | None]]:
+def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | None]]:
     """Reads tags of images from a CSV: a column `file_name`, each other column a tag. Cells may be empty.
 
     Args:
-        content: The text of the file.
+        path: The file.
         file_names: The I images.
-        where: What the file is called in messages.
+
+    Returns:
+        For each tag its value in each image; None where an image has none.
 
     Raises:
-        PosefoundryError: It has no column `file_name`, or names an image twice or one that is not there.
+        PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
+            that is not there, or has a tag that a slice cannot be named by.
     """
-    import csv
-    import io
-
-    rows = list(csv.DictReader(io.StringIO(content.removeprefix("\ufeff"))))
+    where = str(path)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8, got: {reason}.") from None
+    rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
         raise PosefoundryError(f"{where}: expected a CSV with a column file_name and a column a tag, got {columns}.")
@@ -202,6 +217,7 @@ def read_tags(content: str, file_names: Sequence[str], where: str) -> dict[str, 
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
         raise PosefoundryError(f"{where}: expected images of the annotation file, got {strange[0]!r}{more}.")
     tags = [column for column in columns if column != "file_name"]
+    check_tags(where, {tag: {row[tag] or "" for row in tags_of.values()} for tag in tags})
     return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
 
 
@@ -240,7 +256,7 @@ def _sizes(truth: GroundTruth, detections: Detections) -> dict[str, Part]:
 
 def _keypoints(truth: GroundTruth, names: Sequence[str]) -> dict[str, Part]:
     parts = {
-        f"keypoint={name}": Part(keypoints=np.arange(len(names)) == k)
+        _name("keypoint", name): Part(keypoints=np.arange(len(names)) == k)
         for k, name in enumerate(names)
     }  # fmt: skip
     parts["visibility=visible"] = Part(keypoints=truth.visibility >= 2)
@@ -269,10 +285,15 @@ def _persons(truth: GroundTruth) -> dict[str, Part]:
 
 def _tags(tags: Mapping[str, Sequence[str | None]]) -> dict[str, Part]:
     return {
-        f"{tag}={value}": Part(images=np.array([v == value for v in values]))
+        _name(tag, value): Part(images=np.array([v == value for v in values]))
         for tag, values in tags.items()
         for value in sorted({v for v in values if v is not None})
     }
+
+
+def _name(group: str, value: str) -> str:
+    """Returns a part's name; `&` joins parts, and so has no place in one."""
+    return f"{group}={value}".replace("&", "+")
 
 
 def _all_of(flags: Iterable[np.ndarray | None]) -> Any:

@@ -29,7 +29,7 @@ def flat_sigma_warning(sigmas: Sequence[float], oks_ap: float | None, matches: l
         A sentence, or None: the sigmas are not the flat default, AP is below .5, or the error is small.
     """
     k = len(sigmas)
-    if not all(abs(sigma - 1 / k) < 1e-9 for sigma in sigmas) or oks_ap is None or oks_ap < HIGH_AP:
+    if not is_flat(sigmas) or oks_ap is None or oks_ap < HIGH_AP:
         return None
     error_px, error_of_scale = _keypoint_errors(matches)
     if not error_px.size or np.median(error_px) <= LARGE_ERROR_PX or np.median(error_of_scale) <= LARGE_ERROR_OF_SCALE:
@@ -40,6 +40,11 @@ def flat_sigma_warning(sigmas: Sequence[float], oks_ap: float | None, matches: l
         f"{np.median(error_of_scale):.1%} of the person's scale. Measure sigmas on persons annotated twice: "
         "posefoundry sigmas annotations=first.json second=second.json."
     )
+
+
+def is_flat(sigmas: Sequence[float]) -> bool:
+    """Tells whether these are the default that nobody measured, 1/K for each keypoint."""
+    return all(abs(sigma - 1 / len(sigmas)) < 1e-9 for sigma in sigmas)
 
 
 def _keypoint_errors(matches: list[Match]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from posefoundry.config import Evaluate, Floor, Gate, Improvement, NoRegression, Register
 from posefoundry.datasets.coco import load_coco_keypoints
+from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
 from posefoundry.evaluation.gate import Decision, decide, power_of_gate
@@ -110,7 +111,7 @@ def _candidate(raw: Path, evaluation: Path) -> tuple[OksEvaluator, Contender]:
     """Reads what the evaluate stage found out about the candidate."""
     metrics, passport = (read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
     annotations = raw / "annotations" / f"{SPLIT}.json"
-    evaluator = evaluator_of(annotations, load_coco_keypoints(annotations))
+    evaluator = evaluator_of(annotations, load_coco_keypoints(annotations), raw / TAGS_NAME)
     detections = read_json(evaluation / "detections.json")
     return evaluator, Contender(metrics, passport, detections, evaluator.evaluate_in_detail(detections))
 
@@ -138,6 +139,7 @@ def _judge_production(
                 raw / "annotations" / f"{SPLIT}.json",
                 raw / "images" / SPLIT,
                 settings,
+                tags=raw / TAGS_NAME,
                 progress=progress,
             )
     except PosefoundryError as error:
