@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from posefoundry.datasets.tags import CORRECTED
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -108,13 +109,14 @@ class Slicer:
                 f"Tags: expected other names than those of the evaluation's own slices, got {taken[0]!r}. Rename it."
             )
         self.parts |= _tags(tags)
+        self._may_be_empty = {*tags, CORRECTED}
 
     def names(self, crossed: Iterable[str] = ()) -> list[str]:
         """Returns the names of all slices, and of crossed ones.
 
         Args:
             crossed: Slices such as `keypoint=left_wrist&size=medium`, or groups such as `keypoint&size`, which stand
-                for all their pairs.
+                for all their pairs; a tag that no image has, `corrected` always among them, for none.
 
         Raises:
             PosefoundryError: There is no such slice.
@@ -173,7 +175,7 @@ class Slicer:
 
     def _values(self, part: str, name: str) -> list[str]:
         values = [part] if part in self.parts else [n for n in self.parts if n.startswith(f"{part}=")]
-        if not values:
+        if not values and part not in self._may_be_empty:
             groups = dict.fromkeys(n.split("=")[0] for n in self.parts if n != ALL)
             raise PosefoundryError(
                 f"Slice {name!r}: expected parts such as size=medium, or one of the groups {', '.join(groups)}, "
