@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posefoundry.evaluation.greedy import Pairs
+from posefoundry.evaluation.greedy import Pairs, stable_order
 from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
 # As in pycocotools' Params, to the last bit.
@@ -62,14 +62,21 @@ def precision_at_recalls(matches: SliceMatches) -> np.ndarray:
     precision = np.zeros((len(matches.matched), len(RECALLS)))
     if n_positives == 0:
         return np.full_like(precision, np.nan)
-    for row, matched, ignored in zip(precision, matches.matched, matches.ignored, strict=True):
-        places = np.flatnonzero(matched)
-        if not len(places):
+    some = np.flatnonzero(matches.matched.any(axis=0))
+    right = matches.matched[:, some]
+    # Most of those who are ignored are so at all thresholds: they are counted once.
+    always = matches.ignored.all(axis=0)
+    sometimes = np.flatnonzero(matches.ignored.any(axis=0) & ~always)
+    ignored = matches.ignored[:, sometimes]
+    n_always = np.cumsum(always, dtype=np.int32)[some] if always.any() else np.zeros(len(some), np.int32)
+    for t, row in enumerate(precision):
+        chosen = np.flatnonzero(right[t])
+        if not len(chosen):
             continue
+        places = some[chosen]
         n_right = np.arange(1, len(places) + 1)
-        n_wrong = places + 1 - n_right
-        if ignored.any():
-            n_wrong -= np.cumsum(ignored, dtype=np.int32)[places]
+        n_ignored = n_always[chosen] + np.searchsorted(sometimes[ignored[t]], places)
+        n_wrong = places + 1 - n_right - n_ignored
         # eps as in pycocotools, and in its order of summation
         envelope = np.maximum.accumulate((n_right / (n_wrong + n_right + np.spacing(1)))[::-1])[::-1]
         first = np.searchsorted(n_right / n_positives, RECALLS, side="left")
@@ -119,19 +126,20 @@ class Candidates:
 def candidates(truth: GroundTruth, detections: Detections, max_per_image: int) -> Candidates:
     """Picks the `max_per_image` highest scores of each image and class and pairs them with the persons there."""
     n_categories = len(truth.category_ids)
-    group = detections.image * n_categories + detections.category
-    by_group = np.lexsort((-detections.scores, group))
-    kept = by_group[_places(group[by_group]) < max_per_image]
     # pycocotools strings images together in order of id, and sorts the string by score with a stable sort.
-    kept = kept[np.lexsort((kept, detections.image[kept], -detections.scores[kept]))]
-    group = group[kept]
-
-    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
-    detection = np.argsort(group, kind="stable")
+    by_image = stable_order(detections.image)
+    order = by_image[np.argsort(-detections.scores[by_image], kind="stable")]
+    group = (detections.image * n_categories + detections.category)[order]
+    detection = stable_order(group)
     turn = np.empty_like(detection)
     turn[detection] = _places(group[detection])
+    is_kept = turn < max_per_image
+    kept, group, turn = order[is_kept], group[is_kept], turn[is_kept]
+
+    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
+    detection = stable_order(group)
     group_of_person = truth.image * n_categories + truth.category
-    by_group = np.argsort(group_of_person, kind="stable")
+    by_group = stable_order(group_of_person)
     sizes = np.bincount(group_of_person, minlength=len(truth.image_ids) * n_categories)
     starts = np.cumsum(sizes) - sizes
     n_pairs = sizes[group[detection]]
