@@ -185,27 +185,71 @@ def keypoint_similarity(
     be told from the extents alone. With `at_least` 0 no pair is left out.
     """
     variances = (2 * sigmas) ** 2
-    pairs = found.pairs
-    xy = detections.keypoints_xy[found.source]
-    if at_least > 0 and len(xy):
-        reach = np.sqrt(-2 * np.log(at_least) * variances.max() * (truth.areas + np.spacing(1))) * 1.001
-        pairs = _within_reach(truth, pairs, xy, reach)
-    person, detection = pairs.person, pairs.detection
     scale = truth.areas + np.spacing(1)
-    labelled = np.empty((len(sigmas), len(person)))
-    of_box = np.zeros(len(person))
-    low, high = _doubled(truth.boxes_xywh)
-    # (K, 2, N) and (K, 2, D): one keypoint after another lies together in memory
+    # Of each keypoint the x of all persons lie together in memory, and the y: (K, 2, N), and of detections that have
+    # anybody in their image (K, 2, R).
     truth_xy = np.ascontiguousarray(truth.keypoints_xy.transpose(1, 2, 0))
-    found_xy = np.ascontiguousarray(xy.transpose(1, 2, 0))
-    scale, low, high = scale[person], low[person].T, high[person].T
+    rows = np.flatnonzero(np.bincount(found.pairs.detection, minlength=len(found.source)))
+    found_xy = detections.keypoints_xy.transpose(1, 2, 0).take(found.source[rows], axis=2)
+    row = np.zeros(len(found.source), np.int64)
+    row[rows] = np.arange(len(rows))
+    extent = (found_xy.min(axis=0), found_xy.max(axis=0)) if found_xy.size else (np.zeros((2, 0)), np.zeros((2, 0)))
+
+    pairs = found.pairs
+    if at_least > 0:
+        reach = np.sqrt(-2 * np.log(at_least) * variances.max(initial=0) * scale) * 1.001
+        pairs = _within_reach(truth, truth_xy, pairs, row[pairs.detection], extent, reach)
+    person, detection = pairs.person, row[pairs.detection]
+    labelled = np.empty((len(sigmas), len(person)))
+    of_pair = scale[person]
     for k, variance in enumerate(variances):
-        guess = found_xy[k][:, detection]
-        dx, dy = guess - truth_xy[k][:, person]
-        labelled[k] = np.exp(-((dx**2 + dy**2) / variance / scale / 2))
-        dx, dy = np.maximum(0, low - guess) + np.maximum(0, guess - high)
-        of_box += np.exp(-((dx**2 + dy**2) / variance / scale / 2))
-    return KeypointSimilarity(pairs, labelled, of_box / max(1, len(sigmas)))
+        dx = found_xy[k, 0][detection] - truth_xy[k, 0][person]
+        dy = found_xy[k, 1][detection] - truth_xy[k, 1][person]
+        labelled[k] = _similarity(dx, dy, variance, of_pair)
+    of_box = _similarity_with_box(truth, found_xy, extent, person, detection, variances, of_pair)
+    return KeypointSimilarity(pairs, labelled, of_box)
+
+
+def _similarity(dx: np.ndarray, dy: np.ndarray, variance: float, scale: np.ndarray) -> np.ndarray:
+    """Returns exp(-d^2 / (2 variance scale)), in pycocotools' order of division; works in `dx` and `dy`."""
+    dx *= dx
+    dy *= dy
+    dx += dy
+    dx /= variance
+    dx /= scale
+    dx /= -2
+    return np.exp(dx, out=dx)
+
+
+def _similarity_with_box(
+    truth: GroundTruth,
+    found_xy: np.ndarray,
+    extent: tuple[np.ndarray, np.ndarray],
+    person: np.ndarray,
+    detection: np.ndarray,
+    variances: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """Returns (P,) `KeypointSimilarity.of_box`: 1 where all keypoints lie within twice the box."""
+    low, high = (corner.T for corner in _doubled(truth.boxes_xywh))
+    least, most = extent
+    is_beyond = np.zeros(len(person), bool)
+    for axis in (0, 1):
+        is_beyond |= least[axis][detection] < low[axis][person]
+        is_beyond |= most[axis][detection] > high[axis][person]
+    beyond = np.flatnonzero(is_beyond)
+    person, detection, scale = person[beyond], detection[beyond], scale[beyond]
+    low, high = low[:, person], high[:, person]
+    total = np.zeros(len(beyond))
+    for xy, variance in zip(found_xy, variances, strict=True):
+        dx, dy = (
+            np.maximum(0, low[axis] - guess) + np.maximum(0, guess - high[axis])
+            for axis, guess in enumerate((xy[0][detection], xy[1][detection]))
+        )
+        total += _similarity(dx, dy, variance, scale)
+    of_box = np.ones(len(is_beyond))
+    of_box[beyond] = total / max(1, len(variances))
+    return of_box
 
 
 def box_iou(truth: GroundTruth, detections: Detections, found: Candidates) -> np.ndarray:
@@ -224,17 +268,24 @@ def box_iou(truth: GroundTruth, detections: Detections, found: Candidates) -> np
     return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
 
 
-def _within_reach(truth: GroundTruth, pairs: Pairs, found_xy: np.ndarray, reach: np.ndarray) -> Pairs:
-    low, high = _doubled(truth.boxes_xywh)
-    is_labelled = (truth.visibility > 0)[..., None]
-    low = np.minimum(low, np.where(is_labelled, truth.keypoints_xy, np.inf).min(axis=1)) - reach[:, None]
-    high = np.maximum(high, np.where(is_labelled, truth.keypoints_xy, -np.inf).max(axis=1)) + reach[:, None]
-    least, most = found_xy.min(axis=1), found_xy.max(axis=1)
-    person, detection = pairs.person, pairs.detection
-    near = np.ones(len(person), bool)
+def _within_reach(
+    truth: GroundTruth,
+    truth_xy: np.ndarray,
+    pairs: Pairs,
+    row: np.ndarray,
+    extent: tuple[np.ndarray, np.ndarray],
+    reach: np.ndarray,
+) -> Pairs:
+    """Returns the pairs of which any keypoint may be near enough; `row` is each pair's place in the extents."""
+    low, high = (corner.T for corner in _doubled(truth.boxes_xywh))
+    is_labelled = (truth.visibility.T > 0)[:, None]
+    low = np.minimum(low, np.where(is_labelled, truth_xy, np.inf).min(axis=0, initial=np.inf)) - reach
+    high = np.maximum(high, np.where(is_labelled, truth_xy, -np.inf).max(axis=0, initial=-np.inf)) + reach
+    least, most = extent
+    near = np.ones(len(row), bool)
     for axis in (0, 1):
-        near &= least[detection, axis] <= high[person, axis]
-        near &= most[detection, axis] >= low[person, axis]
+        near &= least[axis][row] <= high[axis][pairs.person]
+        near &= most[axis][row] >= low[axis][pairs.person]
     return pairs.only(near)
 
 
