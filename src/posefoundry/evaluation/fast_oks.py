@@ -166,13 +166,12 @@ class KeypointSimilarity:
 
     def oks(self, labelled: np.ndarray) -> np.ndarray:
         """Returns (P,) OKS over the labelled keypoints, (N, K) flags."""
-        count = labelled.sum(axis=1)
         person = self.pairs.person
-        if labelled.shape[1] and count.max(initial=0) <= 1 and len(used := np.flatnonzero(labelled.any(axis=0))) == 1:
-            total = self.labelled[used[0]]
-        else:
-            total = np.einsum("kp,kp->p", self.labelled, labelled.T[:, person])
-        n = count[person]
+        used = np.flatnonzero(labelled.any(axis=0))
+        if len(used) == 1:
+            return np.where(labelled[:, used[0]][person], self.labelled[used[0]], self.of_box)
+        n = np.count_nonzero(labelled, axis=1)[person]
+        total = np.einsum("kp,kp->p", self.labelled, labelled.T[:, person])
         return np.where(n > 0, total / np.maximum(n, 1), self.of_box)
 
 

@@ -93,9 +93,9 @@ class _Choices:
         move: (M,) task * D + detection.
         turn: (M,) its turn.
         wanted: (P,) integers that rise with how much the person is wanted.
-        seat: (P,) where it is written who is taken: task * N + person; of crowds the last one, which stays empty.
-        reached: (P,) bits of the thresholds that the similarity reaches.
-        regular: (P,) all bits where the person is not ignored, else none.
+        terms: (P,) integers of three parts. From bit 32 on: the seat, where it is written who is taken,
+            task * N + person, and for crowds the last one, which stays empty. 16 bits: all set if the person is not
+            ignored. 16 bits: the thresholds that the similarity reaches.
     """
 
     first: np.ndarray
@@ -103,9 +103,7 @@ class _Choices:
     move: np.ndarray
     turn: np.ndarray
     wanted: np.ndarray
-    seat: np.ndarray
-    reached: np.ndarray
-    regular: np.ndarray
+    terms: np.ndarray
 
 
 def _play(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +115,8 @@ def _play(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> tuple[
     choices = _choices(pairs, tasks, thresholds)
     if len(choices.move):
         moves, blocks, in_turn = _in_turns(choices)
-        seat, reached, regular = choices.seat[in_turn], choices.reached[in_turn], choices.regular[in_turn]
+        terms = choices.terms[in_turn]
+        seat, regular, reached = terms >> 32, (terms >> 16).astype(Bits), terms.astype(Bits)
         got, found = np.zeros(len(moves), Bits), np.zeros(len(moves), Bits)
         for start, end, first_move in blocks:
             sitting = seat[start:end]
@@ -134,13 +133,13 @@ def _play(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> tuple[
 
 def _choices(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> _Choices:
     n_persons, n_detections = len(pairs.is_crowd), len(pairs.turn)
-    bits = (2 ** np.arange(len(thresholds) + 1) - 1).astype(Bits)
+    bits = (2 ** np.arange(len(thresholds) + 1) - 1).astype(np.int64)
     parts, n_pairs = [], 0
     seen: dict[int, tuple[np.ndarray, ...]] = {}  # of each array of similarities
     for number, task in enumerate(tasks):
         if id(task.similarity) not in seen:
             near = np.flatnonzero(task.similarity >= thresholds[0])
-            similarity, detection = task.similarity[near], pairs.detection[near]
+            similarity, detection, person = task.similarity[near], pairs.detection[near], pairs.person[near]
             level = np.zeros(len(near), np.uint8)
             for threshold in thresholds:
                 level += similarity >= threshold
@@ -148,17 +147,17 @@ def _choices(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> _Ch
             count = np.diff(np.append(first, len(near)))
             # A float64 from 0 to 1, read as an integer, keeps its order and stays below 2^62.
             seen[id(task.similarity)] = (
-                first, count, detection[first], pairs.turn[detection[first]], similarity.view(np.int64),
-                pairs.person[near], pairs.is_crowd[pairs.person[near]], bits[level],
+                first, count, detection[first], pairs.turn[detection[first]], similarity.view(np.int64), person,
+                bits[level],
             )  # fmt: skip
-        first, count, detection, turn, wanted, person, is_crowd, reached = seen[id(task.similarity)]
-        regular = ~task.ignored_persons[person]
-        seat = np.where(is_crowd, len(tasks) * n_persons, person + number * n_persons)
-        wanted = wanted + (regular.astype(np.int64) << 62)  # regular persons come on top
-        parts.append((
-            first + n_pairs, count, detection + number * n_detections, turn, wanted, seat, reached,
-            np.where(regular, ~Bits(0), Bits(0)),
-        ))  # fmt: skip
+        first, count, detection, turn, wanted, person, reached = seen[id(task.similarity)]
+        seat_of = np.arange(n_persons) + number * n_persons
+        seat_of[pairs.is_crowd] = len(tasks) * n_persons
+        is_regular = ~task.ignored_persons
+        # Regular persons come on top.
+        wanted = wanted + (is_regular.astype(np.int64) << 62)[person]
+        terms = reached + ((seat_of << 32) + is_regular * (0xFFFF << 16))[person]
+        parts.append((first + n_pairs, count, detection + number * n_detections, turn, wanted, terms))
         n_pairs += len(person)
     return _Choices(*map(np.concatenate, zip(*parts, strict=True)))
 
@@ -174,15 +173,17 @@ def _in_turns(choices: _Choices) -> tuple[np.ndarray, list[tuple[int, int, int]]
     most = int(choices.count.max())
     by_count = stable_order(most - choices.count)
     bounds = np.append(0, np.cumsum(np.bincount(choices.count, minlength=most + 1)[::-1]))
-    members, keys = [], []
+    # Of each pair the block; move after move, so that all blocks have the moves in the same order.
+    members = np.empty(len(choices.wanted), np.int64)
+    key = np.empty(len(choices.wanted), np.int64)
+    done = 0
     for count, start, end in zip(range(most, 0, -1), bounds, bounds[1:], strict=False):
-        if start < end:
-            moves = by_count[start:end]
-            pairs = choices.first[moves] + np.arange(count)[:, None]
-            # Move after move, so that all blocks have them in the same order.
-            members.append(pairs.ravel(order="F"))
-            keys.append((choices.turn[moves] * most + _ranks(choices.wanted[pairs])).ravel(order="F"))
-    key = np.concatenate(keys)
+        moves = by_count[start:end]
+        rows = slice(done, done + len(moves) * count)
+        pairs = choices.first[moves] + np.arange(count)[:, None]
+        members[rows].reshape(-1, count)[:] = pairs.T
+        key[rows].reshape(-1, count)[:] = (choices.turn[moves] * most + _ranks(choices.wanted[pairs])).T
+        done = rows.stop
     order = stable_order(key)
     sizes = np.bincount(key)
     used = np.flatnonzero(sizes)
@@ -191,12 +192,8 @@ def _in_turns(choices: _Choices) -> tuple[np.ndarray, list[tuple[int, int, int]]
     # Each turn begins with its moves' first choices, of which there are as many as moves.
     is_first = used % most == 0
     first_moves = np.cumsum(np.where(is_first, sizes[used], 0)) - sizes[used][is_first][np.cumsum(is_first) - 1]
-    moves = by_count[stable_order(choices.turn[by_count])]
-    return (
-        moves,
-        list(zip(starts.tolist(), ends.tolist(), first_moves.tolist(), strict=True)),
-        np.concatenate(members)[order],
-    )
+    blocks = list(zip(starts.tolist(), ends.tolist(), first_moves.tolist(), strict=True))
+    return by_count[stable_order(choices.turn[by_count])], blocks, members[order]
 
 
 def _ranks(wanted: np.ndarray) -> np.ndarray:

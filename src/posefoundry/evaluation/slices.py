@@ -91,6 +91,7 @@ class Slicer:
         self.truth = truth
         low, high = WHOLE_RANGE
         self._possible = (detections.areas >= low) & (detections.areas <= high)
+        self._labelled = truth.visibility > 0
         self._similarity: KeypointSimilarity | None = None
         self._matched: Slices = {}
         self.parts = {
@@ -127,7 +128,7 @@ class Slicer:
     def population(self, name: str) -> Population:
         """Returns whom a slice counts."""
         truth, parts = self.truth, [self.parts[part] for part in name.split("&")]
-        keypoints = _all_of([truth.visibility > 0, *(part.keypoints for part in parts)])
+        keypoints = _all_of([self._labelled, *(part.keypoints for part in parts)])
         persons = _all_of([~truth.is_ignored, *(part.persons for part in parts)])
         if any(part.keypoints is not None for part in parts):
             persons = persons & keypoints.any(axis=1)
