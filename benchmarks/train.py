@@ -27,8 +27,9 @@ from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.inference.backends import cpu_name
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.stages import convert, ingest
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.validation import Validator

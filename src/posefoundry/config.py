@@ -5,12 +5,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from posefoundry.errors import PosefoundryError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+
+AUTO_BATCH = -1  # what `batch_size: auto` is kept as
+
+
+def _positive_or_auto(value: int) -> int:
+    if value < 1 and value != AUTO_BATCH:
+        raise ValueError("expected auto or a number of images above 0")
+    return value
+
+
+BatchSize = Annotated[
+    int, BeforeValidator(lambda value: AUTO_BATCH if value == "auto" else value), AfterValidator(_positive_or_auto)
+]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -18,7 +31,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 MAX_STRIDE_PX = 32
 
 # What the evaluate stage measures; a rule on anything else could never hold.
-MetricName = Annotated[str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?)$")]
+MetricName = Annotated[
+    str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?|pckh?_[0-9]+(\.[0-9]+)?)$")
+]
 # What the evaluate stage measures in each slice, and what is resampled.
 SliceMetricName = Literal["oks_ap", "oks_ap50", "oks_ap75"]
 # `all`, `size=medium`, `keypoint=left_wrist&size=small`; a group's name alone stands for each of its values.
@@ -132,9 +147,12 @@ class Train(Section):
     model: Annotated[str, Field(pattern=r"^(yolo(v8|11|26)[nsmlx]-pose|yolov8x-pose-p6)$")] = "yolov8n-pose"
     weights: Path | None = None
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 16
+    batch_size: BatchSize = 16
     image_size_px: Annotated[int, Field(ge=MAX_STRIDE_PX, le=4096, multiple_of=MAX_STRIDE_PX)] = 640
+    nodes: PositiveInt = 1
     processes: PositiveInt = 1
+    max_restarts: NonNegativeInt = 3
+    stall_timeout_s: PositiveFloat = 300.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
@@ -151,21 +169,32 @@ class Train(Section):
     ema_ramp_updates: PositiveFloat = 2000.0
     validate_every_epochs: PositiveInt = 1
     image_cache_gib: NonNegativeFloat = 2.0
+    image_cache_folder: Path | None = None
+    early_stop_epochs: NonNegativeInt = 0
+    checkpoint_every_steps: NonNegativeInt = 500
+    keep_checkpoints: PositiveInt = 2
+    freeze_layers: NonNegativeInt = 0
     freeze_batchnorm: bool = False
+    sync_batchnorm: bool = False
     loader_workers: NonNegativeInt = 0
     loss: LossGains = LossGains()
     augment: Augment = Augment()
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if self.batch_size % self.processes:
+        if self.batch_size != AUTO_BATCH and self.batch_size % self.total_processes:
             raise ValueError(
-                f"batch_size is the global batch and must be a multiple of processes, got {self.batch_size} and "
-                f"{self.processes}"
+                f"batch_size is the global batch and must be a multiple of nodes times processes, got "
+                f"{self.batch_size} and {self.nodes} x {self.processes}"
             )
         if self.warmup_epochs >= self.epochs and self.epochs > 1:
             raise ValueError(f"warmup_epochs must be less than epochs, got {self.warmup_epochs} and {self.epochs}")
         return self
+
+    @property
+    def total_processes(self) -> int:
+        """Processes of all nodes together."""
+        return self.nodes * self.processes
 
 
 class Evaluate(Section):
@@ -176,6 +205,10 @@ class Evaluate(Section):
     max_detections: PositiveInt = 300
     batch_size: PositiveInt = 16
     overlay_images: NonNegativeInt = 8
+    pck_thresholds: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.05, 0.1, 0.2)
+    pck_reference: Literal["box", "torso"] = "box"
+    pckh_threshold: PositiveFloat = 0.5
+    crossed_slices: tuple[SliceName, ...] = ()
 
 
 class Floor(Section):

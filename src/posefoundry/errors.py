@@ -14,3 +14,9 @@ class RejectedError(PosefoundryError):
     """A gate said no. The candidate is not good enough; the program works."""
 
     exit_status = 3
+
+
+class StoppedError(PosefoundryError):
+    """A signal asked for the end; what was done so far is kept, and the next run goes on from there."""
+
+    exit_status = 143  # what a shell says of a program that SIGTERM ended

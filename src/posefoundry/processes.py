@@ -1,8 +1,12 @@
 """How processes end together."""
 
 import ctypes
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 def die_with_parent() -> None:
@@ -10,3 +14,36 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class StopRequest:
+    """Whether a signal has asked this process to end."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def __call__(self) -> bool:
+        """Tells whether it has."""
+        return self.made
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turns SIGTERM and Ctrl-C into a request that the block heeds when it can; a second Ctrl-C ends it at once.
+
+    A process among others (torchrun's) gets the same signal from the terminal and from torchrun: there, only a kill
+    ends it at once.
+    """
+    request = StopRequest()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if request.made and number == signal.SIGINT and "TORCHELASTIC_RUN_ID" not in os.environ:
+            raise KeyboardInterrupt
+        request.made = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -88,9 +88,9 @@ def test_the_oks_of_detections_is_that_of_pycocotools(person, detection, coco):
     a["area"] = 100 * 200.0
     b = detection(a, 0.9, (9, -4))
     truth = coco([a], 1)
-    (judged, _, _) = OksEvaluator(truth, sigmas=COCO_PERSON.sigmas).evaluate_in_detail([b]).oks_of_image[1, 1]
+    judged = OksEvaluator(truth, sigmas=COCO_PERSON.sigmas).evaluate_in_detail([b]).every_pair
     ours = detection_oks([detection(a)], [b], np.array(COCO_PERSON.sigmas))
-    np.testing.assert_allclose(ours, judged, rtol=1e-12)
+    np.testing.assert_allclose(ours.item(), judged.oks(np.ones((1, 17), bool)).item(), rtol=1e-12)
 
 
 def test_images_without_annotations_are_judged_by_the_rest(scene):

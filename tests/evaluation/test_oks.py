@@ -51,7 +51,7 @@ def test_a_middle_case_computed_by_hand(person, detection, coco):
     oks = sum(math.exp(-(5**2) / (2 * 2500 * (2 * sigma) ** 2)) for sigma in COCO_SIGMAS) / 17
     assert oks == pytest.approx(0.6470, abs=1e-4)
     evaluation = OksEvaluator(coco([truth]), sigmas=COCO_SIGMAS).evaluate_in_detail([detection(truth, shift_xy=(3, 4))])
-    [(oks_found, _, _)] = evaluation.oks_of_image.values()
+    oks_found = evaluation.every_pair.oks(evaluation.truth.visibility > 0)
     assert oks_found.item() == pytest.approx(oks, abs=1e-12)
     # It is right at the thresholds .50, .55 and .60 of ten: AP 0.3. One person, one detection: AR the same.
     assert evaluation.metrics["oks_ap"] == pytest.approx(0.3)

@@ -1,13 +1,14 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import pytest
 
-from posefoundry.errors import PosefoundryError
-from posefoundry.registry import store
+from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.registry import metric_sender, store
 from posefoundry.registry.runs import TrainingRun, flatten, log_to_run
 
 
@@ -41,7 +42,8 @@ def test_a_run_keeps_parameters_metrics_tags_and_ends_finished(project):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+    ("error", "status"),
+    [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED"), (StoppedError, "KILLED")],
 )
 def test_a_run_that_ends_early_says_how(error, status, project):
     with pytest.raises(error), TrainingRun.start("people", "a run", {}) as run:
@@ -86,15 +88,75 @@ def test_the_dataset_is_an_input_with_its_dvc_hash(project):
     assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training"}
 
 
+@contextmanager
+def refusing_metrics(run):
+    """A store that takes no metrics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(run._client), "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
+        yield
+
+
+def steps_told(run_id, key="loss"):
+    return [point.step for point in store.client().get_metric_history(run_id, key)]
+
+
 def test_a_store_that_goes_away_does_not_end_the_training(project, monkeypatch, capsys):
+    monkeypatch.setattr(metric_sender, "RETRY_AFTER_S", 0.01)
     with TrainingRun.start("people", "a run", {}) as run:
-        with monkeypatch.context() as patch:
-            patch.setattr(type(run._client), "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
+        with refusing_metrics(run):
             run.log_metrics({"loss": 2.0}, step=1)
+            assert not run._metrics.flush(0.5)
         run.log_metrics({"loss": 1.0}, step=2)
-    assert "could not record metrics: gone" in capsys.readouterr().err
-    steps = [point.step for point in store.client().get_metric_history(run.run_id, "loss")]
-    assert steps == [1, 2]  # what failed was sent with the next
+    assert capsys.readouterr().err.count("could not record metrics: gone") == 1
+    assert steps_told(run.run_id) == [1, 2]
+
+
+def test_metrics_outlive_a_kill_and_the_run_stays_the_same(project, capsys):
+    kept_in = project / "checkpoints"
+    killed = TrainingRun.start("people", "a run", {}, kept_in=kept_in)
+    killed.log_metrics({"loss": 3.0}, step=0)
+    assert killed._metrics.flush(20)
+    with refusing_metrics(killed):
+        killed.log_metrics({"loss": 2.0}, step=1)
+        killed._metrics.close()
+    with (kept_in / "mlflow_metrics.jsonl").open("a") as stream:
+        stream.write('{"points": [["loss", 1.')  # the line it was killed at
+
+    with TrainingRun.start("people", "a run", {}, kept_in=kept_in) as again:
+        assert run_of(again.run_id).info.status == "RUNNING"
+        for step in (1, 2):  # the step after its last checkpoint is trained and told again
+            again.log_metrics({"loss": 2.0 - step}, step=step)
+    assert again.run_id == killed.run_id
+    assert steps_told(again.run_id) == [0, 1, 2]
+    assert run_of(again.run_id).info.status == "FINISHED"
+
+
+def test_a_run_that_was_deleted_meanwhile_is_told_anew(project):
+    kept_in = project / "checkpoints"
+    with TrainingRun.start("people", "a run", {}, kept_in=kept_in) as lost:
+        lost.log_metrics({"loss": 3.0}, step=0)
+    store.client().delete_run(lost.run_id)
+    with TrainingRun.start("people", "a run", {}, kept_in=kept_in) as again:
+        again.log_metrics({"loss": 2.0}, step=1)
+    assert again.run_id != lost.run_id
+    assert steps_told(again.run_id) == [0, 1]
+
+
+def test_a_training_goes_on_while_the_store_is_away(project, monkeypatch, capsys):
+    kept_in = project / "checkpoints"
+    killed = TrainingRun.start("people", "a run", {}, kept_in=kept_in)
+    run_file = project / "models" / "run.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "client", lambda: (_ for _ in ()).throw(PosefoundryError("nobody answers")))
+        with TrainingRun.start("people", "a run", {}, kept_in=kept_in) as run:
+            run.write_run_file(run_file)
+            run.log_metrics({"loss": 3.0}, step=0)
+    assert run.run_id == killed.run_id
+    assert "nobody answers" in capsys.readouterr().err
+    assert steps_told(run.run_id) == []
+    for _ in range(2):
+        log_to_run(run_file, {"oks_ap": 0.5})
+    assert steps_told(run.run_id) == [0]
 
 
 def test_a_later_stage_adds_to_the_run(run_file, project):

@@ -36,6 +36,7 @@ def inputs(project: Path) -> dict[str, Path]:
     }  # fmt: skip
     content = {"images": images, "annotations": [person], "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
+    (raw / "tags.csv").write_text("file_name,site\n1.png,yard\n2.png,gate\n3.png,\n")
     torch.manual_seed(0)
     model = build_model("yolov8n-pose")
     with torch.no_grad():
@@ -62,11 +63,20 @@ def test_the_report_is_written_and_the_training_run_told(inputs):
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
         "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv",
-        "oks_hist.csv", "plots", "overlays",
+        "oks_hist.csv", "slices.json", "images.json", "errors.json", "calibration.json", "classes.json",
+        "plots", "overlays",
     }  # fmt: skip
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == 3
     assert metrics["detections"] == len(json.loads((report / "detections.json").read_text())) > 0
+    assert metrics.keys() >= {"pck_0.05", "pck_0.1", "pck_0.2", "pckh_0.5", "mean_error_px", "normalised_error"}
+    slices = {row["slice"]: row for row in json.loads((report / "slices.json").read_text())}
+    assert (slices["site=gate"]["persons"], slices["site=yard"]["persons"]) == (1, 0)
+    assert slices["all"]["pck_0.2"] == metrics["pck_0.2"]
+    images = json.loads((report / "images.json").read_text())
+    assert [row["tags"] for row in images] == [{"site": "yard"}, {"site": "gate"}, {}]
+    [*_, background] = json.loads((report / "classes.json").read_text())["confusion"]
+    assert background[0] == sum(row["false_positives"] for row in images)
     assert json.loads((report / "passport.json").read_text())["input_size_px"] == 96
     assert json.loads((report / "warnings.json").read_text()) == []
     run_id = json.loads(inputs["run"].read_text())["run_id"]

@@ -1,8 +1,6 @@
 """Which images a step sees, and how they look, depend on the seed and the epoch alone."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,8 @@ import torch
 from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.training.batch import collate
-from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px, training_loader
+from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
+from posefoundry.training.loader import training_loader
 
 
 def images_of(people: Path, settings: Train) -> TrainingImages:
@@ -165,34 +164,6 @@ def test_a_batch_of_another_size_shows_the_same_persons_larger(people: Path, set
         np.testing.assert_allclose(larger.keypoints_xyv[..., :2], usual.keypoints_xyv[..., :2] * 1.5, atol=0.01)
     sizes = {batch.images.shape[-1] for batch in training_loader(images, several, 0, torch.device("cpu"))}
     assert sizes <= {32, 64, 96}
-
-
-WITH_AND_WITHOUT_WORKER = """
-import json, sys
-from pathlib import Path
-import torch
-from posefoundry.config import Train
-from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.training.data import TrainingImages, training_loader
-
-settings = Train(**json.loads(sys.argv[2]))
-images = TrainingImages(read_dataset_yaml(Path(sys.argv[1])), settings)
-loaders = [
-    training_loader(images, settings.model_copy(update={"loader_workers": n}), 0, torch.device("cpu")) for n in (0, 1)
-]
-pairs = list(zip(*loaders, strict=True))
-assert len(pairs) == 3
-for alone, helped in pairs:
-    assert torch.equal(alone.images, helped.images)
-    assert torch.equal(alone.keypoints_xyv, helped.keypoints_xyv)
-"""
-
-
-def test_workers_change_nothing(people: Path, settings: Train) -> None:
-    # In a process of its own: a worker is a fork, and what other tests left running in this one forks with it.
-    given = with_changes(settings, augment=Augment()).model_dump_json()
-    dataset = str(people / "yolo" / "dataset.yaml")
-    subprocess.run([sys.executable, "-c", WITH_AND_WITHOUT_WORKER, dataset, given], check=True, timeout=60)
 
 
 def test_collate_pads_persons_and_marks_them(people: Path, settings: Train) -> None:

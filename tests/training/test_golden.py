@@ -19,8 +19,9 @@ import torch
 from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.models import build_model
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import Observer

@@ -9,8 +9,9 @@ from posefoundry.config import Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import PoseModel, build_model
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import FileLog, Observer

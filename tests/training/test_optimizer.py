@@ -52,7 +52,7 @@ def test_average_follows_its_formula() -> None:
             model.weight.add_(1)
             model.running_mean.add_(2)
             model.num_batches_tracked.add_(1)
-        average.update(model)
+        average.update()
         decay = 0.9 * (1 - math.exp(-update / 5))
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(average.model.weight, expected, check_stride=False)

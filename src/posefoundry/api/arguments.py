@@ -51,7 +51,7 @@ class TrainArguments(VerbArguments):
 
     data: str | Path | None = None
     epochs: int | None = None
-    batch: int | None = None
+    batch: int | Literal["auto"] | None = None
     imgsz: ImageSize | None = None
     pretrained: bool | str | Path = True
     workers: int | None = None
@@ -96,6 +96,8 @@ class TrainArguments(VerbArguments):
     ema_ramp_updates: float | None = None
     gradient_clip_norm: float | None = None
     validate_every_epochs: int | None = None
+    patience: int | None = None
+    freeze: int | None = None
     freeze_batchnorm: bool | None = None
 
     def to_settings(self, model: str, weights: Path | None, stride_px: int, device: str) -> Train:
@@ -259,6 +261,8 @@ TRAIN_SETTINGS = {
     "ema_ramp_updates": "ema_ramp_updates",
     "gradient_clip_norm": "gradient_clip_norm",
     "validate_every_epochs": "validate_every_epochs",
+    "patience": "early_stop_epochs",
+    "freeze": "freeze_layers",
     "freeze_batchnorm": "freeze_batchnorm",
 }
 # Settings whose argument counts otherwise, or is rounded.
@@ -277,7 +281,6 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
     "TrainArguments": _COMMON_NEUTRAL
     | {
         "resume": (False,),
-        "patience": (0, 100),
         "save": (True,),
         "save_period": (-1,),
         "val": (True,),
@@ -285,7 +288,6 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
         "single_cls": (False,),
         "deterministic": (True,),
         "fraction": (1.0,),
-        "freeze": (None, 0),
         "dropout": (0.0,),
         "nbs": (64,),
         "warmup_momentum": (0.8,),

@@ -22,6 +22,7 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     """
     from posefoundry.api.validating import validate
     from posefoundry.api.yolo import YOLO
+    from posefoundry.training.batch_size import with_batch_that_fits
     from posefoundry.training.distributed import join_process_group
     from posefoundry.training.observer import FileLog, Observer
     from posefoundry.training.progress import training_progress
@@ -45,6 +46,7 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
             observers.append(stack.enter_context(training_progress()))
         group = join_process_group(settings.device)
         stack.callback(group.close)
+        settings = with_batch_that_fits(settings, group, dataset_yaml)
         train_model(
             settings,
             dataset_yaml=dataset_yaml,

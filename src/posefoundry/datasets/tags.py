@@ -11,6 +11,8 @@ from posefoundry.files import write_text_atomic
 
 TAGS_NAME = "tags.csv"
 CORRECTED = "corrected"
+# What the evaluation slices by on its own; a tag of that name would be taken for it.
+SLICE_GROUPS = ("all", "keypoint", "visibility", "size", "truncation", "persons", "class")
 Tags = dict[str, dict[str, str]]
 
 
@@ -22,7 +24,8 @@ def read_tags(path: Path) -> Tags:
 
     Raises:
         PosefoundryError: The file is missing or not CSV in UTF-8, has no column `file_name`, a tag's name is empty,
-            comes twice or is `corrected`, or a row contradicts another.
+            comes twice, is `corrected` or that of a group of slices, a tag or value has a `=` or `&` in it, or a row
+            contradicts another.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
@@ -46,6 +49,14 @@ def read_tags(path: Path) -> Tags:
         name = flat_name(values.pop("file_name"))
         if tags.setdefault(name, values) != values:
             raise PosefoundryError(f"{path}, line {number}: {name!r} stands there twice, with different tags.")
+    for name in names:
+        if name in SLICE_GROUPS:
+            raise PosefoundryError(f"{path}: the evaluation has slices by {name!r} already. Rename that tag.")
+        for text in (name, *(values[name] for values in tags.values())):
+            if "=" in text or "&" in text:
+                raise PosefoundryError(
+                    f"{path}: expected tags without '=' and '&', by which the gate's rules name slices, got {text!r}."
+                )
     return tags
 
 

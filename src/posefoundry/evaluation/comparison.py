@@ -7,7 +7,7 @@ import numpy as np
 
 from posefoundry.config import Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled, resample_differences
-from posefoundry.evaluation.intervals import holm, p_value_two_sided, percentile_interval
+from posefoundry.evaluation.intervals import confidence_interval, holm, p_value_two_sided
 from posefoundry.evaluation.matching import image_scores, match_persons
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
 from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
@@ -73,7 +73,7 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
     """
     shown = {name: (entry, entry.of("oks_ap")) for name, entry in resampled.items() if entry.persons}
     p_values = {
-        name: p_value_two_sided(difference.resampled)
+        name: p_value_two_sided(difference.resampled, entry.images)
         for name, (entry, difference) in shown.items()
         if entry.images >= MIN_IMAGES
     }
@@ -86,7 +86,7 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
             "candidate": difference.candidate,
             "production": difference.production,
             "difference": difference.value,
-            "interval": percentile_interval(difference.resampled, confidence),
+            "interval": confidence_interval(difference.resampled, confidence, entry.images),
             "p_value": p_values.get(name),
             "p_value_holm": corrected.get(name),
         }

@@ -1,7 +1,8 @@
 """The one path from weights to numbers, taken for the candidate and for the model in production alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, to_coco_results
 from posefoundry.evaluation.passport import conditions_of_test, software_versions
+from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
+from posefoundry.evaluation.slices import ALL, read_tags
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.predictor import Predictor
 
@@ -31,6 +34,7 @@ class Judgement:
         evaluation: Metrics and curves.
         detections: Entries of a COCO results file.
         passport: On what, by which rules and with what the numbers were measured.
+        settings: By which it was judged.
     """
 
     truth: CocoKeypoints
@@ -39,12 +43,21 @@ class Judgement:
     evaluation: Evaluation
     detections: list[dict[str, Any]]
     passport: dict[str, Any]
+    settings: Evaluate
+
+    @cached_property
+    def placement(self) -> Placement:
+        """How far each person's keypoints are from where they should be."""
+        return place(self.evaluation, self.evaluator.keypoint_names, self.settings.pck_reference)
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: metrics and counts, flat, so that `dvc metrics show` is a table of numbers."""
         return {
             **self.evaluation.metrics,
+            **placement_figures(
+                self.placement, self.evaluation.slicer.population(ALL), self.evaluator.truth.image, self.settings
+            ),
             "images": len(self.image_paths),
             "persons": len(self.evaluator.persons),
             "detections": len(self.detections),
@@ -52,7 +65,13 @@ class Judgement:
 
 
 def judge_weights(
-    weights: Path, annotations: Path, images: Path, settings: Evaluate, *, progress: Progress | None = None
+    weights: Path,
+    annotations: Path,
+    images: Path,
+    settings: Evaluate,
+    *,
+    tags: Path | None = None,
+    progress: Progress | None = None,
 ) -> Judgement:
     """Lets a model find the persons of all images and compares them with the annotations.
 
@@ -60,7 +79,8 @@ def judge_weights(
         weights: The model's weights or an exported artifact, whatever `Predictor.load` reads.
         annotations: COCO keypoint file of the test split.
         images: The folder of its images.
-        settings: Thresholds and batch size.
+        settings: Thresholds, batch size, and which slices to look at.
+        tags: A CSV file with tags of the images, by which to slice as well.
         progress: Called as images are done, with the number done and of all.
 
     Raises:
@@ -70,7 +90,7 @@ def judge_weights(
         weights, confidence=settings.confidence, nms_iou=settings.nms_iou, max_detections=settings.max_detections
     )
     origin = {"weights_sha256": sha256_of_file(weights), **_runtime(weights)}
-    return judge(predictor, annotations, images, settings, origin=origin, progress=progress)
+    return judge(predictor, annotations, images, settings, origin=origin, tags=tags, progress=progress)
 
 
 def judge(
@@ -80,6 +100,7 @@ def judge(
     settings: Evaluate,
     *,
     origin: dict[str, Any],
+    tags: Path | None = None,
     progress: Progress | None = None,
 ) -> Judgement:
     """Judges like `judge_weights`, with a predictor at hand; `origin` is what the passport says of its weights."""
@@ -91,7 +112,8 @@ def judge(
             f"{annotations} are {_enumerated(truth.skeleton.keypoint_names)}."
         )
     paths = {image["id"]: images / image["file_name"] for image in truth.images}
-    evaluator = evaluator_of(annotations, truth)
+    evaluator = evaluator_of(annotations, truth, tags, settings.crossed_slices)
+    check_reference(settings.pck_reference, evaluator.keypoint_names)
     results = predictor.predict(list(paths.values()), batch_size=settings.batch_size, progress=progress)
     detections = [
         detection
@@ -108,12 +130,26 @@ def judge(
         "device": predictor.backend.device_name,
         "versions": software_versions(),
     }
-    return Judgement(truth, paths, evaluator, evaluator.evaluate_in_detail(detections), detections, passport)
+    return Judgement(truth, paths, evaluator, evaluator.evaluate_in_detail(detections), detections, passport, settings)
 
 
-def evaluator_of(annotations: Path, truth: CocoKeypoints) -> OksEvaluator:
-    """Prepares the ground truth for all who judge by this path; `truth` is the content of `annotations`."""
-    return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE)
+def evaluator_of(
+    annotations: Path, truth: CocoKeypoints, tags: Path | None = None, crossed: Sequence[str] = ()
+) -> OksEvaluator:
+    """Prepares the ground truth for all who judge by this path.
+
+    Args:
+        annotations: COCO keypoint file.
+        truth: Its content.
+        tags: A CSV file with tags of its images.
+        crossed: Crossed slices to look at.
+
+    Raises:
+        PosefoundryError: The tags cannot be read or name images that are not there.
+    """
+    names = [image["file_name"] for image in truth.images]
+    values = read_tags(tags, names) if tags else {}
+    return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE, tags=values, crossed=crossed)
 
 
 def _runtime(weights: Path) -> dict[str, str]:

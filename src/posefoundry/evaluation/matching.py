@@ -51,22 +51,37 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
 
     The detections that compete are those with a score of .25 or more, of an image at most the 20 with the highest.
     """
-    partners: dict[int, tuple[int, float]] = {}
-    persons = set(evaluator.persons)
-    for oks, annotation_indices, detection_indices in evaluation.oks_of_image.values():
-        used: set[int] = set()
-        for flat in np.argsort(-oks, axis=None, kind="stable"):
-            d, g = np.unravel_index(flat, oks.shape)
-            person, detection = annotation_indices[g], detection_indices[d]
-            is_free = person in persons and person not in partners and detection not in used
-            if is_free and oks[d, g] > 0 and detections[detection]["score"] >= SEEN_CONFIDENCE:
-                partners[person] = (detection, float(oks[d, g]))
-                used.add(detection)
+    partner, oks = partners(evaluation)
     matches = []
     for person in evaluator.persons:
-        index, best_oks = partners.get(person, (None, 0.0))
-        matches.append(Match(evaluator.annotations[person], None if index is None else detections[index], best_oks))
+        index = int(partner[person])
+        found = None if index < 0 else detections[index]
+        matches.append(Match(evaluator.annotations[person], found, float(oks[person])))
     return matches
+
+
+def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs like `match_persons`, in arrays.
+
+    Returns:
+        Of the N annotations the index of the detection in the list that was given, -1 for a person that was missed and
+        for who need not be found; and their OKS, 0 where there is no detection.
+    """
+    truth, found = evaluation.truth, evaluation.found
+    pairs = evaluation.every_pair.pairs
+    oks = evaluation.every_pair.oks(truth.visibility > 0)
+    near = (oks > 0) & (found.scores[pairs.detection] >= SEEN_CONFIDENCE) & ~truth.is_ignored[pairs.person]
+    candidates = np.flatnonzero(near)
+    candidates = candidates[np.argsort(-oks[candidates], kind="stable")]
+    partner, best = np.full(len(truth.image), -1), np.zeros(len(truth.image))
+    used: set[int] = set()
+    for person, detection, value in zip(
+        pairs.person[candidates].tolist(), pairs.detection[candidates].tolist(), oks[candidates].tolist(), strict=True
+    ):
+        if partner[person] < 0 and detection not in used:
+            partner[person], best[person] = found.source[detection], value
+            used.add(detection)
+    return partner, best
 
 
 def image_scores(matches: list[Match]) -> dict[int, float]:

@@ -123,30 +123,9 @@ class Evaluation:
         return self.slicer.matches(self.found, self.similarity, self.slicer.names(self.crossed))
 
     @cached_property
-    def oks_of_image(self) -> dict[tuple[Any, Any], tuple[np.ndarray, list[int], list[int]]]:
-        """For each image and category with persons and detections, ((D, G) OKS, G annotation, D detection indices).
-
-        Detections are in order of falling score; indices are into the lists that were given.
-        """
-        truth, found = self.truth, self.found
-        similarity = fast_oks.keypoint_similarity(truth, self.detections, found, self.sigmas, at_least=0)
-        oks = similarity.oks(truth.visibility > 0)
-        pairs = similarity.pairs
-        # The pairs of an image and category lie together, and in them those of a detection.
-        group = truth.image[pairs.person] * len(truth.category_ids) + truth.category[pairs.person]
-        starts = np.flatnonzero(np.diff(group, prepend=-1))
-        result = {}
-        for start, end in zip(starts, np.append(starts, len(group))[1:], strict=True):
-            members = slice(start, end)
-            persons, found_here = np.unique(pairs.person[members]), np.unique(pairs.detection[members])
-            first = persons[0]
-            key = (truth.image_ids[truth.image[first]], truth.category_ids[truth.category[first]])
-            result[key] = (
-                oks[members].reshape(len(found_here), len(persons)),
-                persons.tolist(),
-                found.source[found_here].tolist(),
-            )
-        return result
+    def every_pair(self) -> KeypointSimilarity:
+        """Of all pairs of persons and detections of an image and category, however far apart."""
+        return fast_oks.keypoint_similarity(self.truth, self.detections, self.found, self.sigmas, at_least=0)
 
 
 class OksEvaluator:
@@ -166,10 +145,11 @@ class OksEvaluator:
         persons: Indices of the annotations that must be found: no crowds, at least one labelled keypoint.
         sigmas: (K,) as given.
         truth: The annotations as arrays.
+        tags: For each tag its value in each image, in order of image id.
 
     Raises:
         PosefoundryError: An annotation names an unknown image or category, lacks its box or area, or has not K * 3
-            finite keypoint numbers; or an id comes twice.
+            finite keypoint numbers; or an id comes twice; or there is no such slice.
     """
 
     def __init__(
@@ -191,8 +171,9 @@ class OksEvaluator:
         self.persons: list[int] = np.flatnonzero(~self.truth.is_ignored).tolist()
         self.keypoint_names, self.class_names = _names(content["categories"], len(self.sigmas))
         by_id = sorted(range(len(self.images)), key=lambda i: self.images[i]["id"])
-        self._tags = {tag: [values[i] for i in by_id] for tag, values in (tags or {}).items()}
+        self.tags = {tag: [values[i] for i in by_id] for tag, values in (tags or {}).items()}
         self._crossed = tuple(crossed)
+        self._slicer(read_detections([], self.truth)).names(self._crossed)  # refuses unknown ones at once
 
     def evaluate(self, detections: Sequence[dict[str, Any]]) -> Metrics:
         """Returns OKS and box AP and AR of COCO results, which are left as they are.
@@ -219,8 +200,7 @@ class OksEvaluator:
         truth = self.truth
         found = fast_oks.candidates(truth, detections, MAX_POSES_PER_IMAGE)
         similarity = fast_oks.keypoint_similarity(truth, detections, found, self.sigmas, at_least=THRESHOLDS[0])
-        slicer = Slicer(truth, detections, self.keypoint_names, self.class_names, self._tags)
-        slicer.names(self._crossed)  # refuses unknown ones before anything is computed
+        slicer = self._slicer(detections)
         matches = slicer.matches(found, similarity, [ALL, "size=medium", "size=large"])
         precision = fast_oks.over_classes([fast_oks.precision_at_recalls(m) for m in matches[ALL]])
         return Evaluation(
@@ -236,6 +216,9 @@ class OksEvaluator:
             sigmas=self.sigmas,
             crossed=self._crossed,
         )
+
+    def _slicer(self, detections: Detections) -> Slicer:
+        return Slicer(self.truth, detections, self.keypoint_names, self.class_names, self.tags)
 
 
 def average(matches: Sequence[SliceMatches], threshold: float | None = None, *, recall: bool = False) -> float | None:

@@ -26,6 +26,7 @@ COMPARABLE_FIELDS = (
     "max_detections",
     "confidence",
     "nms_iou",
+    "pck_reference",
     "runtime",
     "precision",
 )
@@ -45,6 +46,7 @@ def conditions_of_test(
         "max_detections": settings.max_detections,
         "confidence": settings.confidence,
         "nms_iou": settings.nms_iou,
+        "pck_reference": settings.pck_reference,
     }
 
 

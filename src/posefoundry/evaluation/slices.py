@@ -14,9 +14,12 @@ Of size and truncation as in COCO: a person outside the slice is ignored, and so
 lies outside itself.
 """
 
+import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,33 +187,38 @@ class Slicer:
         return values
 
 
-def read_tags(content: str, file_names: Sequence[str], where: str) -> dict[str, list[str | None]]:
+def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | None]]:
     """Reads tags of images from a CSV: a column `file_name`, each other column a tag. Cells may be empty.
 
     Args:
-        content: The text of the file.
+        path: The file.
         file_names: The I images.
-        where: What the file is called in messages.
+
+    Returns:
+        For each tag its value in each image; None where an image has none.
 
     Raises:
-        PosefoundryError: It has no column `file_name`, or names an image twice or one that is not there.
+        PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
+            that is not there.
     """
-    import csv
-    import io
-
-    rows = list(csv.DictReader(io.StringIO(content.removeprefix("\ufeff"))))
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PosefoundryError(f"Tags: expected a CSV file in UTF-8, got {path}: {reason}.") from None
+    rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
-        raise PosefoundryError(f"{where}: expected a CSV with a column file_name and a column a tag, got {columns}.")
+        raise PosefoundryError(f"{path}: expected a CSV with a column file_name and a column a tag, got {columns}.")
     tags_of: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows, 2):
         name = row.pop("file_name")
         if name in tags_of:
-            raise PosefoundryError(f"{where}: line {line}: expected each image once, got {name!r} again.")
+            raise PosefoundryError(f"{path}: line {line}: expected each image once, got {name!r} again.")
         tags_of[name] = row
     if strange := sorted(set(tags_of) - set(file_names)):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(f"{where}: expected images of the annotation file, got {strange[0]!r}{more}.")
+        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
     tags = [column for column in columns if column != "file_name"]
     return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
 

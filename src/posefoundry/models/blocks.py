@@ -35,7 +35,7 @@ class Conv(nn.Module):
     @torch.no_grad()
     def fuse(self) -> Self:
         """Folds the BatchNorm's running statistics into the convolution, which gains a bias. For inference only."""
-        if isinstance(self.bn, nn.BatchNorm2d):
+        if isinstance(self.bn, nn.BatchNorm2d | nn.SyncBatchNorm):
             bn = self.bn
             scale = bn.weight / torch.sqrt(cast(Tensor, bn.running_var) + bn.eps)
             self.conv.weight.mul_(scale[:, None, None, None])

@@ -4,7 +4,6 @@ import os
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,16 +14,21 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry import store
 from posefoundry.registry.lineage import dvc_hashes, git_commit, lineage_tags
+from posefoundry.registry.metric_sender import MAX_METRICS_PER_BATCH, MetricSender, Point, now_ms
 
 # MLflow's limits, mlflow/utils/validation.py; longer values are refused by some of its stores, cut by others.
-MAX_METRICS_PER_BATCH = 1000
 MAX_PARAMS_PER_BATCH = 100
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 5000
+
+# What remembers a run that may be cut short, and what a finished one leaves unsent beside its run file.
+RUN_FILE = "mlflow_run.json"
+JOURNAL = "mlflow_metrics.jsonl"
+UNSENT = "mlflow_unsent.json"
 
 RESTORED_FROM = "restored_from"
 PROCESS = "process"
@@ -33,24 +37,33 @@ PROCESS = "process"
 class TrainingRun:
     """A run that training fills as it goes; only rank 0 opens one.
 
-    Leaving the block ends the run: FINISHED, KILLED after Ctrl-C or a requested exit, FAILED after any other error.
+    Leaving the block ends the run: FINISHED, KILLED after Ctrl-C or a requested stop, FAILED after any other error.
     Hours of training do not end because the tracking server does: once the run is open, what cannot be recorded is
-    reported on stderr, and metrics are kept and sent again with the next ones.
+    reported on stderr, and metrics are kept on disk until they have arrived.
     """
 
-    def __init__(self, client: Any, run_id: str, experiment: str, name: str, stage: str) -> None:
+    def __init__(
+        self, run_id: str, experiment: str, name: str, stage: str, journal: Path | None = None, all_again: bool = False
+    ) -> None:
         self.run_id = run_id
         self.experiment = experiment
         self.name = name
         self.stage = stage
-        self._client = client
-        self._pending_metrics: list[Any] = []
+        self._connection: Any = None
+        self._run_file: Path | None = None
+        self._metrics = MetricSender(lambda points: _send(self._client, run_id, points), journal, all_again)
+
+    @property
+    def _client(self) -> Any:
+        """The store, which may become reachable only later."""
+        self._connection = self._connection or store.client()
+        return self._connection
 
     @classmethod
     @store.faults_explained
     def start(
         cls, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None,
-        *, stage: str = "train",
+        *, stage: str = "train", kept_in: Path | None = None,
     ) -> Self:  # fmt: skip
         """Opens a run with its parameters, its origin (git commit, DVC hashes) and facts of the machine.
 
@@ -60,17 +73,32 @@ class TrainingRun:
             params: Parameters, nested as they like; keys become `train.loss.box`.
             tags: More tags.
             stage: The stage that opens the run.
+            kept_in: A folder that outlives this process, and remembers the run and its metrics: where it holds a run
+                that was cut short, that one goes on, also while the store cannot be reached.
 
         Raises:
             PosefoundryError: The tracking store cannot be reached.
         """
+        memory = kept_in / RUN_FILE if kept_in else None
+        journal = kept_in / JOURNAL if kept_in else None
+        known = _run_to_go_on_with(memory) if memory else None
+        if known and _is_active(known):
+            opened = cls(known, experiment, name, stage, journal)
+            opened._attempt("that the run goes on", opened._go_on)
+            return opened
         client, experiment_id = store.client(), store.experiment_id(experiment)
         _close_orphans(client, experiment_id)
         all_tags = {**lineage_tags(), **_system_tags(), "stage": stage, PROCESS: _this_process(), **(tags or {})}
         run = client.create_run(experiment_id, run_name=name, tags=_within_limits(all_tags))
-        opened = cls(client, run.info.run_id, experiment, name, stage)
+        opened = cls(run.info.run_id, experiment, name, stage, journal, all_again=True)
         _log_params(client, opened.run_id, params)
+        if memory:
+            opened.write_run_file(memory)
         return opened
+
+    def _go_on(self) -> None:
+        self._client.update_run(self.run_id, status="RUNNING")
+        _log_tags(self._client, self.run_id, {PROCESS: _this_process()})
 
     def __enter__(self) -> Self:
         return self
@@ -78,18 +106,22 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._attempt("the last metrics", self._send_metrics)
+        unsent = self._metrics.close()
         if kind is None:
             status = "FINISHED"
             self._attempt("the stage's tag", lambda: _tag_stage_done(self._client, self.run_id, self.stage))
+            if unsent and self._run_file:
+                path = self._run_file.with_name(UNSENT)
+                write_json_atomic(path, unsent)
+                print(f"MLflow: {len(unsent)} metrics wait in {path} for the next stage to send them.", file=sys.stderr)
         else:
-            status = "KILLED" if issubclass(kind, KeyboardInterrupt | SystemExit) else "FAILED"
+            was_asked = issubclass(kind, KeyboardInterrupt | SystemExit | StoppedError)
+            status = "KILLED" if was_asked else "FAILED"
         self._attempt("the run's end", lambda: self._client.set_terminated(self.run_id, status))
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int) -> None:
         """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
-        self._pending_metrics += _metrics(metrics, step)
-        self._attempt("metrics", self._send_metrics)
+        self._metrics.add(_points(metrics, step))
 
     def log_image(self, image_rgb: np.ndarray, name: str) -> None:
         """Records an image (H, W, 3) uint8 RGB as `images/<name>.png`."""
@@ -131,13 +163,9 @@ class TrainingRun:
 
     def write_run_file(self, path: Path) -> None:
         """Writes where this run is, for the stages that add to it."""
+        self._run_file = path
         where = {"run_id": self.run_id, "run_name": self.name, "experiment": self.experiment}
         write_json_atomic(path, {**where, "tracking_uri": store.without_password(store.tracking_uri())})
-
-    def _send_metrics(self) -> None:
-        while self._pending_metrics:
-            self._client.log_batch(self.run_id, metrics=self._pending_metrics[:MAX_METRICS_PER_BATCH])
-            del self._pending_metrics[:MAX_METRICS_PER_BATCH]
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
@@ -175,9 +203,9 @@ def log_to_run(
     """
     client = store.client()
     run_id = run_of_file(run_file)
-    batch = _metrics(metrics, step=0)
-    for start in range(0, len(batch), MAX_METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=batch[start : start + MAX_METRICS_PER_BATCH])
+    unsent = run_file.with_name(UNSENT)  # of the training; the same point sent twice is one point
+    waiting = [Point(*values) for values in read_json(unsent)] if unsent.is_file() else []
+    _send(client, run_id, [*waiting, *_points(metrics, step=0)])
     for path in artifacts:
         _log_artifact(client, run_id, path, stage)
     _log_tags(client, run_id, tags or {})
@@ -281,11 +309,40 @@ def _log_artifact(client: Any, run_id: str, path: Path, folder: str | None) -> N
         client.log_artifact(run_id, str(path), folder)
 
 
-def _metrics(metrics: Mapping[str, float | None], step: int) -> list[Any]:
+def _points(metrics: Mapping[str, float | None], step: int) -> list[Point]:
+    return [Point(key, float(value), now_ms(), step) for key, value in metrics.items() if value is not None]
+
+
+def _send(client: Any, run_id: str, points: Sequence[Point]) -> None:
     from mlflow.entities import Metric
 
-    now_ms = int(time.time() * 1000)
-    return [Metric(key, float(value), now_ms, step) for key, value in metrics.items() if value is not None]
+    for start in range(0, len(points), MAX_METRICS_PER_BATCH):
+        batch = [Metric(*point) for point in points[start : start + MAX_METRICS_PER_BATCH]]
+        client.log_batch(run_id, metrics=batch)
+
+
+def _run_to_go_on_with(memory: Path) -> str | None:
+    """Returns the run that a folder remembers, if it lies in the present store."""
+    try:
+        content = read_json(memory)
+    except PosefoundryError:
+        return None
+    is_here = content.get("tracking_uri") == store.without_password(store.tracking_uri())
+    return content["run_id"] if is_here else None
+
+
+def _is_active(run_id: str) -> bool:
+    """Tells whether a run can go on: it has not been deleted. A store that does not answer gets the benefit of it."""
+    mlflow = store.import_mlflow()
+    try:
+        return bool(store.client().get_run(run_id).info.lifecycle_stage == "active")
+    except mlflow.MlflowException as error:
+        return error.error_code != "RESOURCE_DOES_NOT_EXIST"
+    except Exception as error:  # whatever a store that is down raises
+        print(
+            f"MLflow: {error} The run {run_id} goes on; what it tells is kept until the store answers.", file=sys.stderr
+        )
+        return True
 
 
 def _within_limits(tags: Mapping[str, Any]) -> dict[str, str]:

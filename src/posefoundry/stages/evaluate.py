@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from posefoundry.config import Evaluate
+from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.evaluation.html import write_evaluation_page
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.progress import progress_bar
@@ -13,7 +14,8 @@ from posefoundry.stages.runner import run_as_command
 
 SPLIT = "test"
 LOGGED = (
-    "index.html", "metrics.json", "passport.json", "warnings.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays",
+    "index.html", "metrics.json", "passport.json", "warnings.json", "slices.json", "images.json", "errors.json",
+    "calibration.json", "classes.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays",
 )  # fmt: skip
 
 
@@ -21,14 +23,14 @@ def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, report: Path
     """Judges the best weights on the test split: OKS and box AP, curves, and pictures of the worst and best images."""
     annotations, images = raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT
     with progress_bar("evaluate") as progress:
-        judgement = judge_weights(weights, annotations, images, settings, progress=progress)
+        judgement = judge_weights(weights, annotations, images, settings, tags=raw / TAGS_NAME, progress=progress)
     with atomic_directory(report) as folder:
         write_report(folder, judgement, overlay_images=settings.overlay_images)
         write_evaluation_page(folder, annotations=annotations, images=images)
     metrics = judgement.evaluation.metrics
     log_to_run(
         run,
-        {f"{SPLIT}_{name}": value for name, value in metrics.items()},
+        {f"{SPLIT}_{name}": value for name, value in judgement.metrics.items()},
         [report / name for name in LOGGED],
         {"test_images_sha256": judgement.passport["images_sha256"]},
         stage="evaluate",

@@ -8,14 +8,15 @@ from typing import Any
 
 from posefoundry.config import Evaluate, Floor, Gate, Improvement, NoRegression, Register
 from posefoundry.datasets.coco import load_coco_keypoints
+from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
-from posefoundry.evaluation.gate import Decision, decide
+from posefoundry.evaluation.gate import Decision, decide, power_of_gate
 from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import evaluator_of, judge_weights
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 from posefoundry.evaluation.passport import first_difference
-from posefoundry.evaluation.power import Power, power_of
+from posefoundry.evaluation.power import Power
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.rules import WHOLE, Evidence, Production
 from posefoundry.files import atomic_directory, read_json, sha256_of_file, write_json_atomic
@@ -74,7 +75,7 @@ def run(
         production=production,
     )
     decision = decide(settings, evidence)
-    power = _power(settings, production, len(evaluator.images))
+    power = power_of_gate(settings, evidence, decision, len(evaluator.images))
     document = _document(settings, evidence, decision, power)
     document["passports"] = {"candidate": candidate.passport, "production": production.passport if production else None}
     document["changed_images"] = {"better": [], "worse": []}
@@ -110,7 +111,7 @@ def _candidate(raw: Path, evaluation: Path) -> tuple[OksEvaluator, Contender]:
     """Reads what the evaluate stage found out about the candidate."""
     metrics, passport = (read_object(evaluation / name) for name in ("metrics.json", "passport.json"))
     annotations = raw / "annotations" / f"{SPLIT}.json"
-    evaluator = evaluator_of(annotations, load_coco_keypoints(annotations))
+    evaluator = evaluator_of(annotations, load_coco_keypoints(annotations), raw / TAGS_NAME)
     detections = read_json(evaluation / "detections.json")
     return evaluator, Contender(metrics, passport, detections, evaluator.evaluate_in_detail(detections))
 
@@ -138,6 +139,7 @@ def _judge_production(
                 raw / "annotations" / f"{SPLIT}.json",
                 raw / "images" / SPLIT,
                 settings,
+                tags=raw / TAGS_NAME,
                 progress=progress,
             )
     except PosefoundryError as error:
@@ -150,15 +152,6 @@ def _judge_production(
         )
         return Production(version, judged.metrics, judged.passport, obstacle), None
     return Production(version, judged.metrics, judged.passport), judged
-
-
-def _power(settings: Gate, production: Production | None, n_images: int) -> Power | None:
-    """Returns what the images can show of the overall AP; None without a comparison."""
-    if production is None or WHOLE not in production.resampled:
-        return None
-    margins = [r.margin for r in settings.rules if isinstance(r, NoRegression) and WHOLE in r.slices]
-    draws = production.resampled[WHOLE].of("oks_ap").resampled
-    return power_of(draws, images=n_images, confidence=settings.confidence, margin=min(margins, default=None))
 
 
 def _document(settings: Gate, evidence: Evidence, decision: Decision, power: Power | None) -> dict[str, Any]:
@@ -188,8 +181,9 @@ def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
             "gate_oks_ap_difference": overall["difference"],
             "gate_oks_ap_difference_low": low,
             "gate_oks_ap_difference_high": high,
-            "gate_smallest_visible_drop": document["power"]["smallest_visible_drop"],
         }
+    if document["power"]:
+        metrics["gate_smallest_visible_drop"] = document["power"]["smallest_visible_drop"]
     tags = {
         "gate.passed": str(document["passed"]).lower(),
         "gate.verdict": document["verdict"],

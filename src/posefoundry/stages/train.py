@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,55 +11,75 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from posefoundry.config import Register, Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
-from posefoundry.processes import die_with_parent
+from posefoundry.processes import stop_on_signals
+from posefoundry.stages import STARTED_BY
 from posefoundry.stages.runner import run_as_command
+from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
 from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
 
-# Tells torchrun's workers which process started them all.
-STAGE_PID = "POSEFOUNDRY_TRAIN_STAGE_PID"
-
 
 def run(
-    settings: Train, register: Register, *, raw: Path, yolo: Path, data_checks: Path, models: Path, report: Path
+    settings: Train,
+    register: Register,
+    *,
+    raw: Path,
+    yolo: Path,
+    data_checks: Path,
+    checkpoints: Path,
+    models: Path,
+    report: Path,
 ) -> None:
     """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
-    if settings.processes > 1 and "WORLD_SIZE" not in os.environ:
-        _run_under_torchrun(settings.processes)
+    if settings.total_processes > 1 and "WORLD_SIZE" not in os.environ:
+        _run_processes(settings)
         return
-    _leave_if_orphaned()
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
-    from posefoundry.training.distributed import join_process_group
+    from posefoundry.training.batch_size import with_batch_that_fits
+    from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
-    group = join_process_group(settings.device)
+    dataset_yaml, val_annotations = yolo / "dataset.yaml", raw / "annotations" / "val.json"
     with ExitStack() as stack:
-        stack.callback(group.close)
+        should_stop = stack.enter_context(stop_on_signals())
+        group = stack.enter_context(join_process_group(settings.device))
+        settings = with_batch_that_fits(settings, group, dataset_yaml)
         observers: list[Observer] = []
         log = FileLog(report)
+        folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
         if group.is_main:
-            for folder in (models, report):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models))
+            # What belongs there of an interrupted training, its checkpoint holds.
+            for emptied in (models, report):
+                shutil.rmtree(emptied, ignore_errors=True)
+                emptied.mkdir(parents=True)
+            folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
+            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models, folder.path))
             observers = [log, stack.enter_context(training_progress()), mlflow_log]
-        best = train_model(
-            settings,
-            dataset_yaml=yolo / "dataset.yaml",
-            val_annotations=raw / "annotations" / "val.json",
-            weights_folder=models,
-            group=group,
-            observers=observers,
-        )
+        try:
+            with watched(group, settings.stall_timeout_s, mlflow_log.fail if group.is_main else None):
+                best = train_model(
+                    settings,
+                    dataset_yaml=dataset_yaml,
+                    val_annotations=val_annotations,
+                    weights_folder=models,
+                    group=group,
+                    observers=observers,
+                    checkpoints=folder,
+                    should_stop=should_stop,
+                )
+        except StoppedError as stopped:
+            if group.is_main:
+                raise
+            sys.exit(stopped.exit_status)  # one of them tells it
         if group.is_main:
             from posefoundry.evaluation.learning_curves import plot_learning_curves
 
@@ -70,28 +89,37 @@ def run(
             )
             mlflow_log.keep_files(report)
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
+    if group.is_main:
+        folder.clear()
 
 
-def _leave_if_orphaned() -> None:
-    """Ends a worker whose stage was killed before the worker could ask to end with it."""
-    try:
-        os.kill(int(os.environ.get(STAGE_PID, os.getpid())), 0)
-    except ProcessLookupError:
-        sys.exit(1)
+def _own_folder(
+    settings: Train, checkpoints: Path, dataset_yaml: Path, val_annotations: Path, yolo: Path
+) -> CheckpointFolder:
+    """Returns the folder of this very training; tells of others' that lie beside it."""
+    from posefoundry.registry.lineage import dvc_hashes
+    from posefoundry.training.identity import digest, identity_of_training
+
+    content = dvc_hashes().get(yolo.as_posix())
+    identity = identity_of_training(
+        settings,
+        dataset_yaml=dataset_yaml,
+        val_annotations=val_annotations,
+        extra={"data by DVC": content} if content else {},
+    )
+    folder = CheckpointFolder(checkpoints / digest(identity), settings.keep_checkpoints, identity)
+    if not folder.steps():
+        for sentence in describe_others(folder):
+            print(sentence)
+    return folder
 
 
-def _run_under_torchrun(n_processes: int) -> None:
-    """Starts this same command once a process, dividing the cores between them."""
-    threads = max(1, len(os.sched_getaffinity(0)) // n_processes) if hasattr(os, "sched_getaffinity") else 1
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    command += ["-m", "posefoundry.stages.train", *sys.argv[1:]]
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, STAGE_PID: str(os.getpid())}
-    # The agent is torch's own program: only before it begins can it be told to end with this process.
-    status = subprocess.run(command, env=environment, check=False, preexec_fn=die_with_parent).returncode
-    if status != 0:
-        raise PosefoundryError(
-            f"torchrun: expected {n_processes} processes to end well, got exit status {status}; the cause stands above."
-        )
+def _run_processes(settings: Train) -> None:
+    """Starts this same command once a process, and again where one is lost."""
+    from posefoundry.training.launch import run_processes
+
+    os.environ[STARTED_BY] = str(os.getpid())
+    run_processes([sys.executable, "-m", "posefoundry.stages.train", *sys.argv[1:]], settings)
 
 
 class _MlflowLog(Observer):
@@ -112,6 +140,10 @@ class _MlflowLog(Observer):
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         self.run.log_image(image_bgr[..., ::-1], name)
 
+    def fail(self, cause: str) -> None:
+        """Ends the run as failed, for a process that is about to end without cleaning up."""
+        self.run.__exit__(PosefoundryError, PosefoundryError(cause), None)
+
     def keep_files(self, report: Path) -> None:
         """Keeps the logs and plots with the run."""
         for path in (report / "results.csv", report / "results.json", report / "steps.csv", report / "plots"):
@@ -119,13 +151,14 @@ class _MlflowLog(Observer):
 
 
 @contextmanager
-def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path) -> Iterator[_MlflowLog]:
+def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path, checkpoints: Path) -> Iterator[_MlflowLog]:
     from posefoundry.registry.runs import TrainingRun
 
     params = {"train": settings.model_dump(mode="json")}
     start = settings.weights
     origin = {"train.weights_sha256": sha256_of_file(start)} if start and start.is_file() else {}
-    with TrainingRun.start(experiment, f"{settings.model} {settings.epochs} epochs", params, origin) as run:
+    name = f"{settings.model} {settings.epochs} epochs"
+    with TrainingRun.start(experiment, name, params, origin, kept_in=checkpoints) as run:
         run.log_dataset(yolo)
         run.write_run_file(models / "mlflow_run.json")
         yield _MlflowLog(run)

@@ -11,16 +11,16 @@ from enum import IntEnum
 
 import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from posefoundry.config import MAX_STRIDE_PX, Train
 from posefoundry.datasets.yolo import DatasetSpec, image_files, label_path_of, read_labels
 from posefoundry.errors import PosefoundryError
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.training.augment import Scene, blur, cut_out, mirror, mirror_upside_down, shift_colour, warp
-from posefoundry.training.batch import Batch, Sample, collate
+from posefoundry.training.batch import Sample
 from posefoundry.training.compose import MAX_PASTED, mix_up, mosaic, paste_person
+from posefoundry.training.image_cache import ImageCache
 
 # Epoch, index of the image, and the side of its batch in px where that is not the training size.
 Item = tuple[int, int] | tuple[int, int, int]
@@ -53,11 +53,12 @@ class TrainingImages(Dataset[Sample]):
             read_labels(label_path_of(path), kpt_shape=spec.kpt_shape, n_classes=len(spec.class_names))
             for path in self.paths
         ]
-        self._cache: list[np.ndarray] = []
-        room = settings.image_cache_gib * 2**30 / settings.processes
-        while len(self._cache) < len(self) and room > 0:
-            self._cache.append(self._read_resized(len(self._cache)))
-            room -= self._cache[-1].nbytes
+        self._cache = ImageCache(
+            len(self),
+            settings.image_size_px,
+            limit_bytes=settings.image_cache_gib * 2**30 / settings.processes,
+            folder=settings.image_cache_folder,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -112,7 +113,10 @@ class TrainingImages(Dataset[Sample]):
 
     def scene(self, index: int) -> Scene:
         """Returns an image at the training size, not augmented, with its persons in pixels."""
-        image = self._cache[index] if index < len(self._cache) else self._read_resized(index)
+        image = self._cache.get(index)
+        if image is None:
+            image = self._read_resized(index)
+            self._cache.put(index, image)
         labels = self.labels[index]
         height, width = image.shape[:2]
         centre_xy = labels.boxes_cxcywhn[:, :2] * (width, height)
@@ -137,7 +141,7 @@ class ShuffledBatches(Sampler[list[Item]]):
     """This process's share of each global batch: epoch after epoch, each a new order, the last short batch dropped.
 
     A dataset smaller than one batch is repeated to fill it. Where there are several `sides_px`, each batch is of one of
-    them, the same in all processes, and its items state which.
+    them, the same in all processes, and its items state which. An epoch that was interrupted goes on at batch `first`.
     """
 
     def __init__(
@@ -146,15 +150,20 @@ class ShuffledBatches(Sampler[list[Item]]):
         self.n_images, self.batch_size, self.seed = n_images, batch_size, seed
         self.rank, self.n_processes = rank, n_processes
         self.sides_px = sides_px
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return max(1, self.n_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def order(self) -> np.ndarray:
+        """Returns the images of the epoch, of all processes together, in the order in which batches take them."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n_images)
-        order = np.resize(order, max(self.n_images, self.batch_size))
-        for step, start in enumerate(range(0, len(self) * self.batch_size, self.batch_size)):
+        return np.resize(order, max(self.n_images, self.batch_size))
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        order = self.order()
+        for step in range(self.first, len(self)):
+            start = step * self.batch_size
             of_all = order[start : start + self.batch_size]
             side_px = self._side_px(step)
             yield [(self.epoch, int(index), *side_px) for index in np.array_split(of_all, self.n_processes)[self.rank]]
@@ -172,23 +181,3 @@ def batch_sides_px(settings: Train) -> list[int]:
     stride_px = 2 * MAX_STRIDE_PX if settings.model.endswith("-p6") else MAX_STRIDE_PX
     n_steps = int(settings.augment.multi_scale_fraction * usual_px / stride_px)
     return [usual_px + n * stride_px for n in range(-n_steps, n_steps + 1) if usual_px + n * stride_px > 0]
-
-
-def training_loader(images: TrainingImages, settings: Train, rank: int, device: torch.device) -> DataLoader[Batch]:
-    """Returns the loader of this process; set `loader.batch_sampler.epoch` before each epoch."""
-    if settings.loader_workers:
-        # A forked worker inherits OpenCV's pool of threads, but not the threads, and would wait for them for ever.
-        cv2.setNumThreads(1)
-    sampler = ShuffledBatches(
-        len(images), settings.batch_size, settings.seed, rank, settings.processes, batch_sides_px(settings)
-    )
-    return DataLoader(
-        images,  # type: ignore[arg-type]
-        batch_sampler=sampler,
-        num_workers=settings.loader_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        persistent_workers=False,
-        prefetch_factor=4 if settings.loader_workers else None,
-        multiprocessing_context="fork" if settings.loader_workers else None,
-    )

@@ -1,26 +1,56 @@
 """One process or several: the same calls, the same mathematics."""
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-# A validation on rank 0 or a slow disk may keep the others waiting; a rank that is gone must not hang the job for ever.
+from posefoundry.errors import PosefoundryError
+from posefoundry.training.stall import Progress, watch_for_stalls
+
+# What `training.launch` tells its workers: a name of the attempt, and whose torchrun rank becomes 0.
+ATTEMPT = "POSEFOUNDRY_ATTEMPT"
+FIRST_RANK = "POSEFOUNDRY_FIRST_RANK"
+# The stall watch ends a job sooner, and says whose fault it is; this is the net below it.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+STORE_TIMEOUT = timedelta(minutes=5)
+STALL_STORE_TIMEOUT = timedelta(seconds=10)
+# A fault of one process breaks the connections of all. The one that knows the cause is to end first, and be heard.
+HEAR_PEERS_S = 2.0
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among its peers, as torchrun started them."""
+    """This process among its peers, as torchrun or `training.launch` started them; a context that ends with the group.
+
+    Attributes:
+        rank: 0 for the main process.
+        n_processes: Of all hosts.
+        device: What this process computes on.
+        n_local: Processes on this host.
+        local_rank: This process among them.
+        progress: What this process does, for the stall watch; the group's calls keep it.
+    """
 
     rank: int
     n_processes: int
     device: torch.device
+    n_local: int = 1
+    local_rank: int = 0
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def is_main(self) -> bool:
@@ -30,21 +60,33 @@ class ProcessGroup:
     def sum(self, local: Tensor) -> Tensor:
         """Returns the sum of a tensor over all processes."""
         if self.n_processes > 1:
-            dist.all_reduce(local)
+            with self.progress.waiting_for_peers("adding up over all processes"):
+                dist.all_reduce(local)
         return local
 
     def take_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors with those of the main process."""
         if self.n_processes > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            with self.progress.waiting_for_peers("taking values from rank 0"):
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
+
+    def from_main(self, value: T) -> T:
+        """Returns the main process's value, whatever the others give."""
+        if self.n_processes == 1:
+            return value
+        values = [value if self.is_main else None]
+        with self.progress.waiting_for_peers("taking values from rank 0"):
+            dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
 
     def gather(self, local: list[Any]) -> list[Any]:
         """Returns the lists of all processes joined, the same in each process, in order of rank."""
         if self.n_processes == 1:
             return local
         parts: list[list[Any]] = [[] for _ in range(self.n_processes)]
-        dist.all_gather_object(parts, local)
+        with self.progress.waiting_for_peers("gathering lists"):
+            dist.all_gather_object(parts, local)
         return [item for part in parts for item in part]
 
     def close(self) -> None:
@@ -52,18 +94,77 @@ class ProcessGroup:
         if self.n_processes > 1:
             dist.destroy_process_group()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self.n_processes > 1 and issubclass(kind, RuntimeError):
+            time.sleep(HEAR_PEERS_S)
+
 
 def join_process_group(device: str) -> ProcessGroup:
-    """Joins the peers that torchrun's environment variables name, by NCCL on GPUs and gloo on CPUs.
+    """Joins the peers that the environment variables of torchrun name, by NCCL on GPUs and gloo on CPUs.
+
+    Started by `training.launch`, the ranks are turned so that 0 is on the host that the rendezvous names.
 
     Args:
         device: auto, cpu or cuda; auto takes a GPU when there is one.
     """
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    n_processes, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    own_device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if use_gpu else torch.device("cpu")
+    own_device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
+        if local_rank >= torch.cuda.device_count():
+            raise PosefoundryError(
+                f"train.processes: expected at most one process a GPU, got {torch.cuda.device_count()} GPUs here and "
+                f"process {local_rank + 1}. Lower train.processes, or set train.device: cpu."
+            )
         torch.cuda.set_device(own_device)
-    if n_processes > 1:
-        dist.init_process_group("nccl" if use_gpu else "gloo", timeout=COLLECTIVE_TIMEOUT)
-    return ProcessGroup(rank=int(os.environ.get("RANK", "0")), n_processes=n_processes, device=own_device)
+    if n_processes == 1:
+        return ProcessGroup(rank=0, n_processes=1, device=own_device)
+    backend = "nccl" if use_gpu else "gloo"
+    rank = (int(os.environ["RANK"]) - int(os.environ.get(FIRST_RANK, "0"))) % n_processes
+    if ATTEMPT in os.environ:
+        # The agent's store outlives an attempt: what the one before has written there must not be read again.
+        store = PrefixStore(os.environ[ATTEMPT], open_store(STORE_TIMEOUT))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=n_processes, timeout=COLLECTIVE_TIMEOUT)
+    else:
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return ProcessGroup(rank, n_processes, own_device, n_local, local_rank)
+
+
+def open_store(timeout: timedelta) -> Store:
+    """Opens a connection of its own to the store that all processes of this training share."""
+    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+
+
+def synchronise_batchnorm(model: ModuleT, group: ProcessGroup) -> ModuleT:
+    """Lets BatchNorm normalise by the statistics of the whole batch, not of this process's share of it.
+
+    Raises:
+        PosefoundryError: On a CPU, where PyTorch has no synchronised BatchNorm.
+    """
+    if group.device.type != "cuda":
+        raise PosefoundryError(
+            f"train.sync_batchnorm: expected GPUs, got device {group.device.type}: PyTorch synchronises BatchNorm on "
+            "GPUs alone. Set train.sync_batchnorm: false, and a larger batch or train.freeze_batchnorm: true."
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if group.n_processes > 1 else model
+
+
+@contextmanager
+def watched(
+    group: ProcessGroup, stall_timeout_s: float, last_words: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Ends the job with a fault that names the process at fault where one of several stalls; see `training.stall`."""
+    if group.n_processes == 1:
+        yield
+        return
+    store = PrefixStore(f"stall/{os.environ.get(ATTEMPT, '')}", open_store(STALL_STORE_TIMEOUT))
+    with watch_for_stalls(store, group.progress, group.rank, group.n_processes, stall_timeout_s, last_words):
+        yield

@@ -1,9 +1,9 @@
 """The training loop of YOLO-pose models."""
 
-import math
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,31 +11,40 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from posefoundry.config import Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
-from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.checkpoint import Checkpoints
+from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
+from posefoundry.training.epoch_log import EpochLog
+from posefoundry.training.guard import StepGuard
 from posefoundry.training.losses import Criterion
 from posefoundry.training.observer import Observer
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
+from posefoundry.training.rescue import DivergedError, Rescue
 
 # Reading a number back makes a GPU wait for all work queued before it; so numbers are read some steps at a time.
 READ_BACK_EVERY_STEPS = 10
 
+MAX_NAMES = 16
+ADVICE = "Lower train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
+
 Metrics = dict[str, float | None]
-T = TypeVar("T")
 
 
 class Trainer:
     """Trains a model and keeps the moving average of its weights.
 
+    Where it stands is `epoch`, the one under way (from 0), and `step`, the number of steps done in all.
+
     Args:
         model: In training mode gives raw head outputs.
         settings: Section `train` of the parameters.
         criterion: The loss.
-        loader: Batches of this process; its `batch_sampler.epoch` says which augmentation and order are due.
+        loader: Batches of this process; its `batch_sampler` hears which epoch is due and from which batch on.
         group: This process among its peers.
         observers: Told of each step and epoch, in the main process alone.
+        should_stop: Asked each step; when it says yes in one process, all save a checkpoint and end.
     """
 
     def __init__(
@@ -46,10 +55,14 @@ class Trainer:
         loader: DataLoader[Batch],
         group: ProcessGroup,
         observers: Sequence[Observer] = (),
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.criterion, self.loader, self.group = settings, criterion, loader, group
         self.observers = observers if group.is_main else ()
+        if settings.sync_batchnorm:
+            model = synchronise_batchnorm(model, group)
+        self.should_stop = should_stop
         self.autocast_to_bf16 = uses_bf16(settings.precision, group.device)
         self.model = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward: nn.Module = self.model
@@ -61,8 +74,13 @@ class Trainer:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.optimizer = build_optimizer(self.model, settings)
         self.average = WeightAverage(self.model, settings.ema_decay, settings.ema_ramp_updates)
-        self.step = 0
+        self.guard = StepGuard(self.model, settings.gradient_clip_norm)
+        self.log = EpochLog(self.criterion.terms)
+        self.rescue = Rescue()
+        self.checkpoints = Checkpoints(None, group, {}, {})
+        self.epoch = self.step = 0
         self._unread: list[tuple[int, float, Tensor]] = []
+        self._read_back_every = READ_BACK_EVERY_STEPS if group.device.type == "cuda" else 1
 
     @property
     def n_steps(self) -> int:
@@ -70,104 +88,173 @@ class Trainer:
         return self.settings.epochs * len(self.loader)
 
     def train(
-        self, validate: Callable[[PoseModel], Metrics], keep_weights: Callable[[PoseModel, int, Metrics], None]
+        self, validate: Callable[[PoseModel], Metrics], keep_weights: Callable[[PoseModel, int, Metrics], bool | None]
     ) -> None:
-        """Trains all epochs; validates the averaged weights every few epochs and after the last.
+        """Trains the epochs that remain; validates the averaged weights every few epochs and after the last.
 
         Args:
             validate: Judges the averaged model; called by all processes together.
-            keep_weights: Called in the main process after each validation with model, epoch (from 1) and metrics.
-        """
-        for epoch in range(self.settings.epochs):
-            values = self._train_epoch(epoch)
-            last = epoch + 1 == self.settings.epochs
-            if last or (epoch + 1) % self.settings.validate_every_epochs == 0:
-                started = time.perf_counter()
-                # BatchNorm's statistics are each process's own; all must judge the model that is kept.
-                self.group.take_from_main(self.average.model.buffers())
-                metrics = validate(self.average.model)
-                values |= {f"val_{name}": value for name, value in metrics.items()}
-                values["validation_seconds"] = time.perf_counter() - started
-                if self.group.is_main:
-                    keep_weights(self.average.model, epoch + 1, metrics)
-            for observer in self.observers:
-                observer.epoch_done(epoch + 1, values)
+            keep_weights: Called in the main process after each validation with model, epoch (from 1) and metrics;
+                says whether to end here, before the last epoch.
 
-    def _train_epoch(self, epoch: int) -> Metrics:
-        self.loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
-        self.criterion.start_epoch(epoch)
-        self._prepare_modules()
-        seen: list[dict[str, float]] = []
-        waiting = _Stopwatch()
+        Raises:
+            StoppedError: `should_stop` said so; a checkpoint is written.
+            PosefoundryError: The training diverged, also after going back to a checkpoint.
+        """
+        end = False
+        while self.epoch < self.settings.epochs and not end:
+            try:
+                self._train_epoch()
+                values = self.log.summary(self.settings.batch_size, self.group.device)
+            except DivergedError as error:
+                self._go_back(error)
+                continue
+            if self._validation_is_due:
+                metrics, end = self._validate(validate, keep_weights)
+                values |= metrics
+            self.epoch += 1
+            self.log = EpochLog(self.criterion.terms)
+            for observer in self.observers:
+                observer.epoch_done(self.epoch, values)
+
+    @property
+    def _validation_is_due(self) -> bool:
+        return self.epoch + 1 == self.settings.epochs or (self.epoch + 1) % self.settings.validate_every_epochs == 0
+
+    def _validate(
+        self, validate: Callable[[PoseModel], Metrics], keep_weights: Callable[[PoseModel, int, Metrics], bool | None]
+    ) -> tuple[Metrics, bool]:
         started = time.perf_counter()
-        for batch in waiting.watch(self.loader):
+        # BatchNorm's statistics are each process's own; all must judge the model that is kept.
+        self.group.take_from_main(self.average.model.buffers())
+        self.group.progress.reach(f"judging the weights of epoch {self.epoch + 1}")
+        metrics = validate(self.average.model)
+        values = {f"val_{name}": value for name, value in metrics.items()}
+        values["validation_seconds"] = time.perf_counter() - started
+        end = self.group.is_main and bool(keep_weights(self.average.model, self.epoch + 1, metrics))
+        return values, self.group.from_main(end)
+
+    def _train_epoch(self) -> None:
+        """Trains what remains of the epoch, leaving a checkpoint now and then, and one where validation follows."""
+        sampler: Any = self.loader.batch_sampler
+        sampler.epoch, sampler.first = self.epoch, self.step - self.epoch * len(self.loader)
+        self.criterion.start_epoch(self.epoch)
+        self._prepare_modules()
+        every = self.settings.checkpoint_every_steps
+        for batch in self.log.timed(self.loader):
             self.train_step(batch)
-            if len(self._unread) == READ_BACK_EVERY_STEPS:
-                seen += self._read_back()
-        seen += self._read_back()
-        seconds = time.perf_counter() - started
-        mean = {name: sum(step[name] for step in seen) / len(seen) for name in seen[0] if name != "lr"}
-        return {
-            **mean,
-            "lr": seen[-1]["lr"],
-            "images_per_second": len(self.loader) * self.settings.batch_size / seconds,
-            "seconds": seconds,
-            "loader_wait_share": waiting.seconds / seconds,
-            "peak_memory_mib": _peak_memory_mib(self.group.device),
-        }
+            ends_epoch = self.step == (self.epoch + 1) * len(self.loader)
+            is_due = (every and self.step % every == 0) or (ends_epoch and self._validation_is_due)
+            if is_due or ends_epoch or len(self._unread) == self._read_back_every:
+                stop = self._read_back()
+                if stop or (is_due and not self.rescue.in_a_row):
+                    self.checkpoints.save(self.step)
+                if stop:
+                    where = f"after step {self.step} of {self.n_steps}"
+                    raise StoppedError(f"stopped by a signal {where}; the next run goes on from there.")
 
     def train_step(self, batch: Batch) -> None:
         """Learns from one batch: forward, loss, backward, clip, optimiser, average."""
-        device = self.group.device
+        device, progress = self.group.device, self.group.progress
+        progress.reach(f"step {self.step}: forward")
         batch = batch.to(device)
-        learning_rate = learning_rate_at(self.step, len(self.loader), self.settings)
+        learning_rate = learning_rate_at(self.step, len(self.loader), self.settings) * self.rescue.learning_rate_scale
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate * parameters["rate_scale"]
         images = batch.images.to(memory_format=torch.channels_last, dtype=torch.float32).div_(255)
+        self.guard.remember()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast_to_bf16):
             output = self.forward(images)
         loss = self.criterion(output, batch)
+        progress.reach(f"step {self.step}: backward, adding up gradients over all processes")
         # Distributed data parallel averages gradients; the loss is one share of a sum, so the share is scaled up.
         (loss.total * self.group.n_processes).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_norm, foreach=True)
-        self.optimizer.step()
+        stop = torch.full((), float(self.should_stop()), device=device)
+        shares = [*(loss.terms[name] for name in self.criterion.terms), loss.n_positive_anchors.float(), stop]
+        numbers = self.group.sum(torch.stack(shares))
+        good = self.guard.judge(numbers, norm)
+        self.guard.step(self.optimizer, good)
         self.optimizer.zero_grad(set_to_none=True)
-        self.average.update(self.model)
-        shares = torch.stack([*(loss.terms[name] for name in self.criterion.terms), loss.n_positive_anchors.float()])
-        self._unread.append((self.step, learning_rate, torch.cat([self.group.sum(shares), norm[None]])))
+        self.average.update()
+        self._unread.append((self.step, learning_rate, torch.cat([numbers, norm[None], good[None].float()])))
         self.step += 1
+        progress.reach(f"waiting for the images of step {self.step}")
 
     def _prepare_modules(self) -> None:
         self.forward.train()
-        if self.settings.freeze_batchnorm:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+                self.settings.freeze_batchnorm or not module.weight.requires_grad
+            ):
+                module.eval()
 
-    def _read_back(self) -> list[dict[str, float]]:
-        """Fetches the numbers of the steps since the last time, tells the observers, and refuses to go on with NaN."""
-        if not self._unread:
-            return []
+    def _read_back(self) -> bool:
+        """Fetches the numbers of the steps since the last time and tells the observers.
+
+        Returns:
+            Whether any process was asked to stop.
+
+        Raises:
+            DivergedError: Too many steps in a row had to be left out.
+        """
         rows = torch.stack([numbers for _, _, numbers in self._unread]).tolist()
-        steps = []
-        for (step, learning_rate, _), row in zip(self._unread, rows, strict=True):
-            terms = dict(zip(self.criterion.terms, row, strict=False))
-            values = {f"loss_{name}": value for name, value in terms.items()}
-            values["loss_total"] = sum(terms.values())
-            values |= {"positive_anchors": row[-2], "gradient_norm": row[-1], "lr": learning_rate}
-            broken = [f"the loss term {name}" for name, value in terms.items() if not math.isfinite(value)]
-            if not math.isfinite(row[-1]):
-                broken.append("the gradient")
-            if broken:
-                raise PosefoundryError(
-                    f"Training diverged in step {step}: {' and '.join(broken)} is not finite. Lower "
-                    "train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
-                )
+        unread, self._unread = self._unread, []
+        stop = False
+        for (step, learning_rate, _), row in zip(unread, rows, strict=True):
+            values, stop_asked = self.log.add(step, learning_rate, row)
+            stop |= stop_asked
             for observer in self.observers:
                 observer.step_done(step, self.n_steps, values)
-            steps.append(values)
+            self.rescue.watch(step, values)
+        return stop
+
+    def _go_back(self, error: DivergedError) -> None:
+        """Goes on from the last checkpoint at a lower learning rate, if there is one and that has not failed before."""
         self._unread.clear()
-        return steps
+        rescue = self.rescue.next()
+        if rescue is None or not self.checkpoints.restore():
+            raise PosefoundryError(f"{error} {self._images_of(error.step)} {ADVICE}") from None
+        self.rescue = rescue
+        if self.group.is_main:
+            print(
+                f"{error} Going on from the checkpoint of step {self.step}, with the learning rate times "
+                f"{rescue.learning_rate_scale:g} from now on.",
+                file=sys.stderr,
+            )
+
+    def _images_of(self, step: int) -> str:
+        """Names the images of a step, of all processes together."""
+        sampler: Any = self.loader.batch_sampler
+        paths = getattr(self.loader.dataset, "paths", [])
+        sampler.epoch, number = divmod(step, len(self.loader))
+        indices = sampler.order()[number * sampler.batch_size :][: sampler.batch_size]
+        names = [paths[index].name for index in indices[:MAX_NAMES]]
+        more = f" and {len(indices) - MAX_NAMES} more" if len(indices) > MAX_NAMES else ""
+        return f"Images of step {step}: {', '.join(names)}{more}."
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the next step depends on, and the sums of the epoch under way."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "guard": self.guard.state_dict(),
+            "log": self.log.state_dict(),
+            "rescue": self.rescue.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up where the state was left."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.guard.load_state_dict(state["guard"])
+        self.log.load_state_dict(state["log"])
+        self.rescue = Rescue(**state["rescue"])
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
@@ -177,30 +264,3 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-class _Stopwatch:
-    """Adds up the time that a loop waits for its next item."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def watch(self, items: Iterable[T]) -> Iterable[T]:
-        iterator = iter(items)
-        while True:
-            started = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            self.seconds += time.perf_counter() - started
-            yield item
-
-
-def _peak_memory_mib(device: torch.device) -> float:
-    """Returns the most memory used so far: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -2,9 +2,14 @@
 
 import csv
 import io
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from posefoundry.files import write_json_atomic, write_text_atomic
 
@@ -21,6 +26,13 @@ class Observer:
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         """Called with pictures worth keeping: a training batch, predictions on validation images."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint is to keep of it, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Called when the training goes on from a checkpoint, before anything else."""
+
 
 class FileLog(Observer):
     """Keeps `results.csv` (a row an epoch), `steps.csv` (a row a step), `results.json` and `samples/*.jpg`."""
@@ -28,18 +40,40 @@ class FileLog(Observer):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.epochs: list[dict[str, float | None]] = []
-        self.steps: list[dict[str, float | None]] = []
+        # A training may have a million steps: their numbers lie in one array, row after row.
+        self._step_columns: list[str] = ["step"]
+        self._steps = array("d")
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
         """Remembers a row of steps.csv."""
-        self.steps.append({"step": step, **values})
+        self._step_columns = ["step", *values]
+        self._steps.extend((step, *values.values()))
 
     def epoch_done(self, epoch: int, values: dict[str, float | None]) -> None:
-        """Writes all three files anew."""
+        """Writes all three files anew; where the disk refuses, the next epoch will."""
         self.epochs.append({"epoch": epoch, **values})
-        write_text_atomic(self.folder / "results.csv", _csv(self.epochs))
-        write_text_atomic(self.folder / "steps.csv", _csv(self.steps))
-        write_json_atomic(self.folder / "results.json", {"epochs": self.epochs})
+        try:
+            write_text_atomic(self.folder / "results.csv", _csv(self.epochs))
+            write_text_atomic(self.folder / "steps.csv", _csv(self._step_rows()))
+            write_json_atomic(self.folder / "results.json", {"epochs": self.epochs})
+        except OSError as error:
+            print(f"{self.folder}: the log of epoch {epoch} could not be written: {error}.", file=sys.stderr)
+
+    def _step_rows(self) -> Iterator[dict[str, float | None]]:
+        width = len(self._step_columns)
+        for start in range(0, len(self._steps), width):
+            step, *values = self._steps[start : start + width]
+            yield {"step": int(step), **dict(zip(self._step_columns[1:], values, strict=True))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all rows so far."""
+        steps = torch.tensor(self._steps, dtype=torch.float64).reshape(-1, len(self._step_columns))
+        return {"epochs": list(self.epochs), "step_columns": self._step_columns, "steps": steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after these rows."""
+        self.epochs, self._step_columns = list(state["epochs"]), state["step_columns"]
+        self._steps = array("d", state["steps"].numpy().tobytes())
 
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         """Writes the picture as JPEG."""
@@ -50,7 +84,8 @@ class FileLog(Observer):
         cv2.imwrite(str(path), image_bgr)
 
 
-def _csv(rows: list[dict[str, float | None]]) -> str:
+def _csv(given: Iterable[dict[str, float | None]]) -> str:
+    rows = list(given)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")

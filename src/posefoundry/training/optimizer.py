@@ -3,7 +3,7 @@
 import copy
 import math
 from collections import defaultdict
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -42,13 +42,11 @@ def build_optimizer(model: PoseModel, settings: Train) -> torch.optim.Optimizer:
     ]
     match settings.optimizer:
         case "adamw":
-            return torch.optim.AdamW(
-                described, lr=settings.learning_rate, betas=(settings.momentum, 0.999), foreach=True
-            )
+            return torch.optim.AdamW(described, lr=settings.learning_rate, betas=(settings.momentum, 0.999), fused=True)
         case "sgd":
             nesterov = settings.momentum > 0
             return torch.optim.SGD(
-                described, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, foreach=True
+                described, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, fused=True
             )
         case "musgd":
             return MuSGD(described, lr=settings.learning_rate, momentum=settings.momentum)
@@ -69,6 +67,11 @@ class WeightAverage(Generic[ModelT]):
     """Exponential moving average of weights and BatchNorm statistics (Polyak and Juditsky 1992).
 
     The decay ramps up by 1 - exp(-updates / ramp), so that the first, poor weights are soon forgotten.
+
+    Args:
+        model: Is followed. It may be loaded and trained, but its tensors must stay where they are.
+        decay: What is kept of the average at each update, in the end.
+        ramp_updates: How slowly the decay rises to that.
     """
 
     def __init__(self, model: ModelT, decay: float, ramp_updates: float) -> None:
@@ -76,18 +79,30 @@ class WeightAverage(Generic[ModelT]):
         self.model.eval().requires_grad_(False)
         self.decay, self.ramp_updates = decay, ramp_updates
         self.updates = 0
+        # Found once: gathering a state dict takes longer than averaging its tensors. Both models keep their tensors.
+        self._floats: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        self._counters: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.dtype.is_floating_point:
+                self._floats[0].append(average)
+                self._floats[1].append(value)
+            else:
+                self._counters.append((average, value))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
         """Moves the average towards the model's present weights."""
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp_updates))
-        averages = self.model.state_dict()
-        floats: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-        for name, value in model.state_dict().items():
-            if value.dtype.is_floating_point:
-                floats[0].append(averages[name])
-                floats[1].append(value.detach())
-            else:
-                averages[name].copy_(value)
-        torch._foreach_lerp_(floats[0], floats[1], weight)
+        torch._foreach_lerp_(*self._floats, weight)
+        for average, counter in self._counters:
+            average.copy_(counter)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the averages and how many updates made them."""
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes them up again."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]

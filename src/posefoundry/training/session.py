@@ -1,20 +1,24 @@
 """From parameters and a dataset to weights on disk: everything that one training needs, put together."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from posefoundry.config import Train
 from posefoundry.datasets.yolo import DatasetSpec, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import ModelInfo, PoseModel, build_model
 from posefoundry.models.weights import save_weights, transfer_weights
-from posefoundry.training.data import TrainingImages, training_loader
+from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints
+from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import Observer
@@ -27,10 +31,22 @@ BEST_BY = "oks_ap"
 
 @dataclass
 class BestSoFar:
-    """The best validation so far."""
+    """The best validation so far, and the weights that it judged."""
 
     epoch: int = 0
     value: float = -1.0
+    step: int | None = None
+    metrics: Metrics = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a checkpoint keeps."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes it up again."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def train_model(
@@ -42,8 +58,12 @@ def train_model(
     group: ProcessGroup,
     observers: Sequence[Observer] = (),
     extra: Mapping[str, Any] | None = None,
+    checkpoints: CheckpointFolder | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> BestSoFar:
     """Trains and writes `last.safetensors` and `best.safetensors`, each with its JSON sidecar, into `weights_folder`.
+
+    Where `checkpoints` holds one of this training, it goes on from there.
 
     Args:
         settings: Section `train` of the parameters.
@@ -53,24 +73,23 @@ def train_model(
         group: This process among its peers.
         observers: Told of the progress, in the main process alone.
         extra: Further plain values for the sidecars.
+        checkpoints: Where they lie, on the main process's disk; None keeps none.
+        should_stop: Asked each step whether to save a checkpoint and end.
 
     Returns:
         Epoch and val OKS AP of the best weights.
 
     Raises:
+        StoppedError: `should_stop` said so.
         PosefoundryError: The data or the weights to start from cannot be used, or the training diverged.
     """
     spec = read_dataset_yaml(dataset_yaml)
-    if group.n_processes != settings.processes:
+    if group.n_processes != settings.total_processes:
         raise PosefoundryError(
-            f"train.processes is {settings.processes}, but torchrun started {group.n_processes}; make them equal."
+            f"train.nodes x train.processes is {settings.nodes} x {settings.processes}, but torchrun started "
+            f"{group.n_processes} processes; make them equal."
         )
-    torch.manual_seed(settings.seed)
-    model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
-    if settings.weights is not None:
-        report = transfer_weights(model, settings.weights)
-        if group.is_main:
-            print(report)
+    model = _initial_model(settings, spec, group)
     info = _info(settings, spec, model)
     images = TrainingImages(spec, settings)
     criterion = build_criterion(model, spec.skeleton, settings, group.sum, spec.class_names)
@@ -79,22 +98,81 @@ def train_model(
         val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
     )
     loader = training_loader(images, settings, group.rank, group.device)
-    trainer = Trainer(model, settings, criterion, loader, group, observers)
-    _show(trainer.observers, batch_pictures(images, settings.batch_size))
+    trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
     best = BestSoFar()
 
-    def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> None:
+    unwritten: dict[str, tuple[dict[str, Tensor], int, Metrics]] = {}
+
+    def write_weights(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
         facts = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json"), **(extra or {})}
-        save_weights(weights_folder / "last.safetensors", average.state_dict(), info, facts)
+        save_weights(weights_folder / f"{name}.safetensors", weights, info, facts)
+
+    def write_or_keep(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
+        unwritten.pop(name, None)
+        try:
+            write_weights(name, weights, epoch, metrics)
+        except OSError as error:  # a full disk may have room again at the end
+            unwritten[name] = weights, epoch, metrics
+            print(f"{name} weights of epoch {epoch} not written: {error}. The training goes on.", file=sys.stderr)
+
+    def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> bool:
+        write_or_keep("last", average.state_dict(), epoch, metrics)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
-            best.epoch, best.value = epoch, value
-            save_weights(weights_folder / "best.safetensors", average.state_dict(), info, facts)
+            best.epoch, best.value, best.step, best.metrics = epoch, value, trainer.step, metrics
+            best.weights = {name: tensor.detach().cpu().clone() for name, tensor in average.state_dict().items()}
+            write_or_keep("best", best.weights, epoch, metrics)
+        return bool(settings.early_stop_epochs) and epoch - best.epoch >= settings.early_stop_epochs
 
+    trainer.checkpoints = Checkpoints(
+        checkpoints,
+        group,
+        shared={"trainer": trainer},
+        of_main={"best": best, **{f"observer {n}": observer for n, observer in enumerate(trainer.observers)}},
+        facts=lambda: _facts(trainer, best),
+        best_step=lambda: best.step,
+    )
+    if trainer.checkpoints.restore() and group.is_main:
+        print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
+        if best.weights:
+            write_or_keep("best", best.weights, best.epoch, best.metrics)
+    _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
+    for name, kept in unwritten.items():
+        write_weights(name, *kept)
     if group.is_main:
         _show(trainer.observers, validator.pictures(trainer.average.model))
     return best
+
+
+def _initial_model(settings: Train, spec: DatasetSpec, group: ProcessGroup) -> PoseModel:
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
+    if settings.weights is not None:
+        report = transfer_weights(model, settings.weights)
+        if group.is_main:
+            print(report)
+    layers = list(model.model)
+    if settings.freeze_layers >= len(layers):
+        raise PosefoundryError(
+            f"train.freeze_layers: expected less than the {len(layers)} layers of {settings.model}, of which the last "
+            f"is the head, got {settings.freeze_layers}."
+        )
+    for layer in layers[: settings.freeze_layers]:
+        layer.requires_grad_(False)
+    return model
+
+
+def _facts(trainer: Trainer, best: BestSoFar) -> dict[str, Any]:
+    """What the sidecar of a checkpoint tells people."""
+    return {
+        "steps": trainer.n_steps,
+        "epoch": trainer.epoch + 1,
+        "epochs": trainer.settings.epochs,
+        "step_in_epoch": trainer.step - trainer.epoch * len(trainer.loader),
+        "best": {"epoch": best.epoch, BEST_BY: best.value} if best.epoch else None,
+        "learning_rate_scale": trainer.rescue.learning_rate_scale,
+    }
 
 
 def _show(observers: Sequence[Observer], pictures: dict[str, np.ndarray]) -> None:

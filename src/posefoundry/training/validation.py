@@ -53,7 +53,9 @@ class Validator:
         shard = self.evaluator.images[self.group.rank :: self.group.n_processes]
         predictor = self._predictor(model, CONFIDENCE)
         paths = [self.images_folder / image["file_name"] for image in shard]
-        results = predictor.predict(paths, batch_size=self.batch_size)
+        results = predictor.predict(
+            paths, batch_size=self.batch_size, progress=lambda done, of_all: self.group.progress.beat()
+        )
         detections: list[dict[str, Any]] = []
         for image, result in zip(shard, results, strict=True):
             detections += to_coco_results(result, image["id"], self.info.category_ids)

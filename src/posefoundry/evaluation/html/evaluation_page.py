@@ -32,15 +32,19 @@ ERROR_TYPES = {
     "jitter": "near the right place, not exact",
     "inversion": "left and right exchanged, or another joint of the same person",
     "swap": "on another person's joint",
-    "miss": "nowhere near",
+    "miss": "nowhere near any joint",
     "background": "a detection where nobody is",
+    "duplicate": "another detection of somebody found already",
     "missed_person": "a person nobody detected",
 }
-PLURALS = {"inversion": "inversions", "swap": "swaps", "miss": "misses", "missed_person": "missed persons"}
+PLURALS = {
+    "inversion": "inversions", "swap": "swaps", "miss": "misses", "background": "false positives in the background",
+    "duplicate": "duplicates", "missed_person": "missed persons",
+}  # fmt: skip
 MIN_PERSONS = 10  # fewer are no ground for a sentence about a slice
 SLICE_COLUMNS = (
     ("persons", "persons", "count"), ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"),
-    ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"), ("pck", "PCK", "share"),
+    ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"),
     ("mean_error_px", "error px", "px"), ("normalised_error", "error / size", "share"), ("images", "images", "count"),
     ("keypoints", "keypoints", "count"),
 )  # fmt: skip
@@ -86,7 +90,7 @@ def write_evaluation_page(folder: Path, *, annotations: Path, images: Path) -> P
         error_limit_px=max((number(row.get("mean_error_px")) or 0 for row in keypoints), default=0),
         slices=slices,
         slice_groups=list(dict.fromkeys(str(row.get("group")) for row in slices)),
-        slice_columns=[c for c in SLICE_COLUMNS if any(c[0] in row for row in slices)],
+        slice_columns=_slice_columns(slices),
         errors=_error_bars(errors),
         confusion=_confusion(classes),
         calibration=_calibration(calibration),
@@ -121,6 +125,16 @@ def _findings(
         name, gain = PLURALS.get(kind, words(kind)), decimal(lost[kind])
         found.append(f"Most AP is lost to {name}: without, the AP would be {gain} higher.")
     return found
+
+
+def _slice_columns(slices: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Returns key, title and kind of the columns that have a number in any row; PCK's are named by their threshold."""
+    keys = dict.fromkeys(key for row in slices for key, value in row.items() if number(value) is not None)
+    at = {key: key.partition("_")[::2] for key in keys if key.startswith(("pck_", "pckh_"))}
+    exact = [(key, f"{'PCKh' if name == 'pckh' else 'PCK'} {limit}", "share") for key, (name, limit) in at.items()]
+    known = [column for column in SLICE_COLUMNS if column[0] in keys]
+    split = next((i for i, column in enumerate(known) if not column[0].startswith(("persons", "oks"))), len(known))
+    return known[:split] + exact + known[split:]
 
 
 def _precision_chart(rows: Sequence[Mapping[str, str]], metrics: Mapping[str, Any]) -> "tuple[Markup, list] | None":

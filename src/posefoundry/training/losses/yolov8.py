@@ -90,7 +90,7 @@ class Yolov8Criterion:
     def _assign(self, output: HeadOutput, logits: Tensor, batch: Batch) -> Assignment:
         """Assigns by CIoU. Its decoding of all boxes needs no gradient: the few positive ones are decoded again."""
         points_xy, strides_px = output.anchor_points_xy.float(), output.anchor_strides_px.float()
-        box_logits = output.boxes.float().transpose(1, 2)  # (B, A, 4 * bins)
+        box_logits = output.boxes.transpose(1, 2).contiguous().float()  # (B, A, 4 * bins)
         boxes_xyxy = boxes_from_distances(points_xy, _expected_distances(box_logits)) * strides_px  # (B, A, 4), px
         return assign(
             logits.sigmoid(),

@@ -1,0 +1,121 @@
+"""Images per second of one training process on all cores beside several on a share of them each.
+
+    python benchmarks/scaling.py [model=yolov8n-pose] [imgsz=256] [batch=16] [processes=2] [steps=8] [rounds=3]
+
+The same global batch each time: N processes take a share of it and add up their gradients after each step. The last way
+leaves each process all cores' threads, as it would be without dividing them. Drawn people, loader included; all run
+in turn, each in processes of its own; two steps warm up; the fastest round of each counts.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.inference.backends import cpu_name
+from posefoundry.models import build_model
+from posefoundry.stages import convert, ingest
+from posefoundry.training.data import TrainingImages
+from posefoundry.training.distributed import join_process_group
+from posefoundry.training.launch import run_processes, threads_a_process
+from posefoundry.training.loader import training_loader
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import build_criterion
+
+OPTIONS = {"model": "yolov8n-pose", "imgsz": "256", "batch": "16", "processes": "2", "steps": "8", "rounds": "3"}
+WARM_UP_STEPS = 2
+
+
+def main() -> None:
+    options = dict(OPTIONS)
+    for argument in sys.argv[1:]:
+        key, _, value = argument.partition("=")
+        if key not in options:
+            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
+        options[key] = value
+    n, batch, steps = (int(options[name]) for name in ("processes", "batch", "steps"))
+    all_threads, share = threads_a_process(1), threads_a_process(n)
+    ways = {
+        f"1 process, {all_threads} threads": (1, all_threads),
+        f"{n} processes, {share} threads each": (n, share),
+        f"{n} processes, {all_threads} threads each": (n, all_threads),
+    }
+    seconds = dict.fromkeys(ways, float("inf"))
+    with tempfile.TemporaryDirectory() as folder:
+        draw_people(Path(folder), int(options["imgsz"]), n_images=batch * (WARM_UP_STEPS + steps))
+        for _ in range(int(options["rounds"])):
+            for name, (processes, threads) in ways.items():
+                settings = Train(
+                    model=options["model"],
+                    image_size_px=int(options["imgsz"]),
+                    batch_size=batch,
+                    processes=processes,
+                    device="cpu",
+                    max_restarts=0,
+                    optimizer="adamw",
+                    learning_rate=0.001,
+                    augment=Augment(mosaic_probability=0.0),
+                )
+                seconds[name] = min(seconds[name], run_way(Path(folder), settings, threads))
+    title = f"{options['model']}, {options['imgsz']} px, batch {batch}, {cpu_name()}"
+    show(seconds, n_images=batch * steps, title=title)
+
+
+def draw_people(folder: Path, imgsz: int, n_images: int) -> None:
+    size = SyntheticSource(image_size_px=imgsz, train_images=n_images, val_images=1, test_images=1)
+    ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
+    receipt, report = folder / "receipt.jsonl", folder / "convert.json"
+    convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
+
+
+def run_way(folder: Path, settings: Train, threads: int) -> float:
+    """Returns the seconds of all steps but the first ones."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    (folder / "settings.json").write_text(settings.model_dump_json())
+    run_processes([sys.executable, str(Path(__file__).resolve()), "worker", str(folder)], settings)
+    return json.loads((folder / "seconds.json").read_text())
+
+
+def work(folder: Path) -> None:
+    """One process of a way."""
+    settings = Train.model_validate_json((folder / "settings.json").read_text())
+    with join_process_group("cpu") as group:
+        spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
+        torch.manual_seed(0)
+        model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
+        criterion = build_criterion(model, spec.skeleton, settings, group.sum)
+        loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
+        trainer = Trainer(model, settings, criterion, loader, group)
+        started = 0.0
+        for step, batch in enumerate(loader):
+            if step == WARM_UP_STEPS:
+                started = time.perf_counter()
+            trainer.train_step(batch)
+        if group.is_main:
+            (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started))
+
+
+def show(seconds: dict[str, float], *, n_images: int, title: str) -> None:
+    table = Table(title=title)
+    for column in ("way", "images/s", "x 1 process"):
+        table.add_column(column, no_wrap=True, justify="left" if column == "way" else "right")
+    alone = next(iter(seconds.values()))
+    for name, taken in seconds.items():
+        table.add_row(name, f"{n_images / taken:.1f}", f"{alone / taken:.2f}")
+    console = Console()
+    (console if console.is_terminal else Console(width=100)).print(table)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        work(Path(sys.argv[2]))
+    else:
+        main()

@@ -1,0 +1,114 @@
+"""The loader: batches from worker processes that start once, share the decoded images, and end with the training.
+
+Workers are started afresh, not forked: a fork of a process that has threads (those of OpenCV, MLflow, torch) inherits
+locks that nobody will ever open. They don't import the program's main module either, so that a script without
+`if __name__ == "__main__"` can train too.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from posefoundry.config import Train
+from posefoundry.errors import PosefoundryError
+from posefoundry.processes import die_with_parent
+from posefoundry.training.batch import Batch, collate
+from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
+
+BATCHES_AHEAD = 4  # a worker
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class WorkerContext(multiprocessing.context.SpawnContext):
+    """Starts processes that don't import the main module."""
+
+    class Process(multiprocessing.context.SpawnProcess):
+        """A process whose target needs nothing of the main module."""
+
+        def start(self) -> None:
+            """Starts it."""
+            with _without_main_module():
+                super().start()
+
+
+def training_loader(images: TrainingImages, settings: Train, rank: int, device: torch.device) -> DataLoader[Batch]:
+    """Returns the loader of this process; set `loader.batch_sampler.epoch` before each epoch.
+
+    Raises:
+        PosefoundryError: The shared memory is too small for the batches that the workers hold ready.
+    """
+    sides_px = batch_sides_px(settings)
+    sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes, sides_px)
+    n_workers = settings.loader_workers
+    common: dict[str, Any] = {
+        "batch_sampler": sampler,
+        "collate_fn": collate,
+        "pin_memory": device.type == "cuda",
+        # Of its own, so that how often the loader draws its seeds changes nothing else that is random.
+        "generator": torch.Generator().manual_seed(settings.seed),
+    }
+    if n_workers == 0:
+        cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores
+        return DataLoader(images, **common)  # type: ignore[arg-type]
+    _check_shared_memory(settings, max(sides_px))
+    return DataLoader(
+        images,  # type: ignore[arg-type]
+        **common,
+        num_workers=n_workers,
+        persistent_workers=True,
+        prefetch_factor=BATCHES_AHEAD,
+        multiprocessing_context=WorkerContext(),
+        worker_init_fn=_Begin(os.getpid()),
+    )
+
+
+class _Begin:
+    """What a worker does first."""
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+
+    def __call__(self, worker: int) -> None:
+        die_with_parent()
+        if os.getppid() != self.parent:
+            sys.exit(1)
+        # Those who interrupt a training signal all its processes; the loader is needed until the last step is saved.
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, signal.SIG_IGN)
+        cv2.setNumThreads(1)
+
+
+def _check_shared_memory(settings: Train, side_px: int) -> None:
+    """A full /dev/shm kills a worker by SIGBUS, which tells nobody anything; containers have 64 MB by default."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    share = -(-settings.batch_size // settings.total_processes)
+    held = settings.processes * settings.loader_workers * BATCHES_AHEAD * share * 3 * side_px**2
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if held > free:
+        raise PosefoundryError(
+            f"{SHARED_MEMORY}: expected {held / 2**20:.0f} MiB free for the batches that train.loader_workers hold "
+            f"ready, got {free / 2**20:.0f}. Give the container more (docker run --shm-size) or "
+            "lower train.loader_workers."
+        )
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

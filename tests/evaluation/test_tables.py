@@ -1,0 +1,113 @@
+"""What an evaluation tells about images, scores, classes and tags."""
+
+import pytest
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.calibration import calibration
+from posefoundry.evaluation.confusion import class_confusion
+from posefoundry.evaluation.image_table import image_rows
+from posefoundry.evaluation.oks import OksEvaluator
+from posefoundry.evaluation.pck import place
+from posefoundry.evaluation.slices import read_tags
+from posefoundry.skeleton import COCO_PERSON_CATEGORY, COCO_SIGMAS
+
+
+def evaluate(content, detections, **more):
+    evaluator = OksEvaluator(content, sigmas=COCO_SIGMAS, **more)
+    return evaluator, evaluator.evaluate_in_detail(detections)
+
+
+def test_each_image_says_who_was_found(person, detection, coco):
+    seen, missed, crowd = person(1, 2, 10, 10, 50, 100), person(2, 2, 300, 10, 50, 100), person(3, 1, 10, 10, 200, 100)
+    crowd |= {"iscrowd": 1, "num_keypoints": 0, "keypoints": [0] * 51}
+    found = [
+        detection(seen, 0.9), detection(seen, 0.5, (200, 200)), detection(seen, 0.2, (200, 200)),
+        detection(person(0, 1, 60, 30, 50, 60), 0.7),  # in the crowd
+    ]  # fmt: skip
+    tags = {"site": ["yard", "gate", None]}
+    evaluator, evaluation = evaluate(coco([seen, missed, crowd], 3), found, tags=tags)
+    placement = place(evaluation, evaluator.keypoint_names, "box")
+    first, second, third = image_rows(evaluator.images, evaluation, placement, evaluator.tags)
+    assert second == {
+        "image_id": 2, "file_name": "002.png", "persons": 2, "found": 1, "missed": 1, "false_positives": 1,
+        "mean_oks": pytest.approx(0.5), "min_oks": pytest.approx(0), "mean_score": pytest.approx(0.7),
+        "tags": {"site": "gate"},
+    }  # fmt: skip
+    assert first.items() >= {"persons": 0, "found": 0, "false_positives": 0, "mean_oks": None, "min_oks": None}.items()
+    assert first["mean_score"] == pytest.approx(0.7)
+    assert third.items() >= {"persons": 0, "false_positives": 0, "mean_score": None, "tags": {}}.items()
+
+
+def test_calibration_by_hand(person, detection, coco):
+    # From .80 on four of six detections are right, on scores of .8; below .25 nothing weighs in the error.
+    people = [person(i, i, 100, 100, 50, 100) for i in range(1, 5)]
+    found = [detection(p, 0.8) for p in people] + [detection(p, 0.8, (300, 200)) for p in people[:2]]
+    found += [detection(p, 0.1, (300, 0)) for p in people]
+    _, evaluation = evaluate(coco(people, 4), found)
+    result = calibration(evaluation.slices["all"])
+    bins = {b["score_low"]: b for b in result["bins"]}
+    assert len(bins) == 20
+    assert bins[0.8] == {
+        "score_low": 0.8, "score_high": 0.85, "detections": 6, "mean_score": pytest.approx(0.8),
+        "fraction_right": pytest.approx(4 / 6),
+    }  # fmt: skip
+    assert (bins[0.1]["detections"], bins[0.1]["fraction_right"]) == (4, 0.0)
+    assert bins[0.5] == {
+        "score_low": 0.5, "score_high": 0.55, "detections": 0, "mean_score": None, "fraction_right": None,
+    }  # fmt: skip
+    assert result["expected_calibration_error"] == pytest.approx(0.8 - 4 / 6)
+
+
+def test_a_score_of_one_lies_in_the_last_bin_and_of_nothing_there_is_no_error(person, detection, coco):
+    truth = person(1, 1, 100, 100, 50, 100)
+    _, evaluation = evaluate(coco([truth]), [detection(truth, 1.0)])
+    assert calibration(evaluation.slices["all"])["bins"][-1]["detections"] == 1
+    _, evaluation = evaluate(coco([truth]), [])
+    assert calibration(evaluation.slices["all"])["expected_calibration_error"] is None
+
+
+def test_classes_that_are_confused_missed_and_invented(person, detection, coco):
+    player, referee, hidden = (person(i, i, 100, 100, 50, 100) for i in (1, 2, 3))
+    referee["category_id"] = 2
+    bystander = person(4, 1, 400, 100, 50, 100)
+    unlabelled = bystander | {"num_keypoints": 0, "keypoints": [0] * 51}
+    content = coco([player, referee, hidden, unlabelled], 3)
+    content["categories"] = [COCO_PERSON_CATEGORY | {"id": c, "name": n} for c, n in ((1, "player"), (2, "referee"))]
+    found = [
+        detection(player), detection(referee) | {"category_id": 1}, detection(player, 0.8, (200, 200)),
+        detection(bystander), detection(hidden, 0.1),
+    ]  # fmt: skip
+    evaluator, evaluation = evaluate(content, found)
+    result = class_confusion(evaluation, evaluator.class_names)
+    assert result == {"classes": ["player", "referee"], "confusion": [[1, 0, 1], [1, 0, 0], [1, 0, 0]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("camera\nx\n", "a column file_name"),
+        ("", "a column file_name"),
+        ("file_name,a\n001.png,x\n001.png,x\n", "line 3: expected each image once"),
+        ("file_name,a\n009.png,x\n", "expected images of the annotation file, got '009.png'"),
+        (None, "expected a CSV file in UTF-8"),
+    ],
+)
+def test_tags_that_cannot_be_meant_are_refused(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "tags.csv").write_text(content)
+    with pytest.raises(PosefoundryError, match=message):
+        read_tags(tmp_path / "tags.csv", ["001.png", "002.png"])
+
+
+def test_tags_are_read_in_the_order_of_the_images(tmp_path):
+    (tmp_path / "tags.csv").write_text("file_name,site,camera\n002.png,yard,\n001.png, gate ,b\n", encoding="utf-8-sig")
+    assert read_tags(tmp_path / "tags.csv", ["001.png", "002.png", "003.png"]) == {
+        "site": ["gate", "yard", None], "camera": ["b", None, None],
+    }  # fmt: skip
+    (tmp_path / "tags.csv").write_text("file_name\n")
+    assert read_tags(tmp_path / "tags.csv", ["001.png"]) == {}
+
+
+def test_an_unknown_crossed_slice_is_refused_before_any_model_runs(person, coco):
+    with pytest.raises(PosefoundryError, match="'keypoint=tail&size'"):
+        OksEvaluator(coco([person(1, 1, 0, 0, 50, 100)]), sigmas=COCO_SIGMAS, crossed=["keypoint=tail&size"])

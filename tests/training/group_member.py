@@ -1,0 +1,65 @@
+"""Run by tests in processes of their own: a process of a training that does nothing but meet the others, five times.
+
+    group_member.py folder fault stall_timeout_s
+
+Leaves a file `<attempt>_<rank>` with what it knows of itself. `fault` befalls rank 1 before the third meeting: `sleep`,
+`freeze`, `kill` (in the first attempt alone), `kill-always`, `explain` (a fault with its message).
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.processes import die_with_parent
+from posefoundry.training.distributed import join_process_group, watched
+
+
+def suffer(fault: str, attempt: int) -> None:
+    match fault:
+        case "sleep":
+            time.sleep(600)
+        case "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "kill" if attempt == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill-always":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "explain":
+            raise PosefoundryError("the weights are not there.")
+
+
+def main() -> None:
+    die_with_parent()
+    folder, fault, timeout_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    attempt = len(list(folder.glob("*_1")))
+    with join_process_group("cpu") as group:
+        attempts = group.gather([attempt])
+        with watched(group, timeout_s):
+            for step in range(5):
+                group.progress.reach(f"step {step}: preparing")
+                if group.rank == 1 and step == 2:
+                    (folder / f"{max(attempts)}_1").touch()
+                    suffer(fault, max(attempts))
+                total = group.sum(torch.tensor(float(group.rank + 1)))
+        facts = {
+            "rank": group.rank,
+            "sum": float(total),
+            "torchrun_rank": int(os.environ["RANK"]),
+            "threads": torch.get_num_threads(),
+            "network": Path("/proc/self/ns/net").readlink().name,
+        }
+        (folder / f"{max(attempts)}_{group.rank}").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PosefoundryError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_status)

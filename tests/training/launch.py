@@ -1,0 +1,18 @@
+"""Run by tests in a process of its own: starts a command once a process, as the train stage does.
+
+launch.py settings.json command...
+"""
+
+import sys
+from pathlib import Path
+
+from posefoundry.config import Train
+from posefoundry.errors import PosefoundryError
+from posefoundry.training.launch import run_processes
+
+if __name__ == "__main__":
+    try:
+        run_processes(sys.argv[2:], Train.model_validate_json(Path(sys.argv[1]).read_text()))
+    except PosefoundryError as error:
+        print(f"launch: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)

@@ -1,0 +1,95 @@
+"""`batch_size: auto` finds what fits, also where trying runs out of memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from posefoundry.config import AUTO_BATCH, Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.errors import PosefoundryError
+from posefoundry.training.batch_size import (
+    SHARE_OF_FREE_MEMORY,
+    TRIED,
+    largest_that_fits,
+    rounded,
+    train_on_noise,
+    with_batch_that_fits,
+)
+from posefoundry.training.distributed import ProcessGroup
+
+ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
+MODEL_BYTES, IMAGE_BYTES = 700, 90
+
+
+def memory_of(free_bytes: int, tried: list[int]):
+    """A device whose memory a model and each image take their share of."""
+
+    def peak_bytes(n_images: int) -> int:
+        tried.append(n_images)
+        taken = MODEL_BYTES + n_images * IMAGE_BYTES
+        if taken > free_bytes:
+            raise torch.OutOfMemoryError
+        return taken
+
+    return peak_bytes
+
+
+@pytest.mark.parametrize("free_bytes", [1400, 3000, 10_000, 1_000_000])
+def test_the_largest_batch_within_the_share_is_found_by_trying_small_ones(free_bytes: int) -> None:
+    tried: list[int] = []
+    found = largest_that_fits(memory_of(free_bytes, tried), free_bytes)
+    limit = SHARE_OF_FREE_MEMORY * free_bytes
+    assert MODEL_BYTES + found * IMAGE_BYTES <= limit < MODEL_BYTES + (found + 1) * IMAGE_BYTES
+    assert max(tried) <= max(TRIED)
+
+
+def test_a_device_too_small_for_any_batch_is_told() -> None:
+    with pytest.raises(PosefoundryError, match=r"train\.batch_size auto: expected 4 images to fit .* smaller train"):
+        largest_that_fits(memory_of(600, []), 600)
+
+
+def test_found_numbers_are_multiples_of_8_where_they_can_be() -> None:
+    assert [rounded(n) for n in (1, 5, 8, 15, 70)] == [1, 5, 8, 8, 64]
+
+
+def test_what_is_tried_is_a_real_training_step(people: Path, settings: Train) -> None:
+    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
+    trainer = train_on_noise(2, settings, spec, torch.device("cpu"))
+    assert trainer.step == 2
+    assert trainer.average.updates == 2
+    assert trainer.optimizer.state, "the optimiser's moments take memory too"
+
+
+def test_on_cpus_the_choice_is_documented_and_said(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
+    assert found.batch_size == 16
+    assert "batches of 16 images" in capsys.readouterr().out
+    three = ProcessGroup(rank=1, n_processes=3, device=torch.device("cpu"))
+    assert with_batch_that_fits(Train(batch_size="auto"), three, people / "yolo" / "dataset.yaml").batch_size == 15
+
+
+def test_a_number_stays_and_nothing_is_tried() -> None:
+    settings = Train(batch_size=24)
+    assert with_batch_that_fits(settings, ALONE, Path("nowhere.yaml")) is settings
+
+
+@pytest.mark.parametrize("given", ["auto", -1])
+def test_auto_may_be_written_both_ways(given: object) -> None:
+    assert Train(batch_size=given, processes=3).batch_size == AUTO_BATCH
+
+
+@pytest.mark.parametrize("given", [0, -2, 0.7, "all"])
+def test_anything_else_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match="batch_size"):
+        Train(batch_size=given)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_what_is_found_on_a_gpu_trains(people: Path, settings: Train) -> None:
+    gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
+    auto = settings.model_copy(update={"batch_size": AUTO_BATCH, "device": "cuda"})
+    found = with_batch_that_fits(auto, gpu, people / "yolo" / "dataset.yaml").batch_size
+    assert found >= 1
+    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
+    assert train_on_noise(found, settings, spec, gpu.device).step == 2

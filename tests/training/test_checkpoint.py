@@ -1,0 +1,219 @@
+"""Interrupted equals uninterrupted; what is not whole is passed over; what cannot be written does not stop anything."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posefoundry.config import Train
+from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.models.weights import load_model
+from posefoundry.training import checkpoint, session
+from posefoundry.training.checkpoint import CheckpointFolder, describe_others, random_state, set_random_state
+from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.observer import FileLog, Observer
+from posefoundry.training.session import BestSoFar, train_model
+
+ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing catches it, nothing more is written."""
+
+
+class KillAfter(Observer):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        if step == self.step:
+            raise KilledError
+
+
+def run(
+    people: Path, folder: Path, settings: Train, *more: Observer, stop: Callable[[], bool] = lambda: False
+) -> BestSoFar:
+    return train_model(
+        settings,
+        dataset_yaml=people / "yolo" / "dataset.yaml",
+        val_annotations=people / "raw" / "annotations" / "val.json",
+        weights_folder=folder / "weights",
+        group=ALONE,
+        observers=[FileLog(folder), *more],
+        checkpoints=CheckpointFolder(folder / "checkpoints" / "this", settings.keep_checkpoints, {"who": "this"}),
+        should_stop=stop,
+    )
+
+
+def weights(folder: Path, name: str) -> bytes:
+    return (folder / "weights" / f"{name}.safetensors").read_bytes()
+
+
+def columns(path: Path, *left_out: str) -> list[dict[str, str]]:
+    header, *rows = (line.split(",") for line in path.read_text().splitlines())
+    return [{key: value for key, value in zip(header, row, strict=True) if key not in left_out} for row in rows]
+
+
+TIMES = ("seconds", "images_per_second", "loader_wait_share", "peak_memory_mib", "validation_seconds")
+
+
+@pytest.fixture
+def settings(settings: Train) -> Train:
+    # 24 images in batches of 8: 3 steps an epoch, 9 in all, a checkpoint every second one.
+    return settings.model_copy(update={"epochs": 3, "checkpoint_every_steps": 2, "validate_every_epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    base = Train(
+        model="yolov8n-pose", batch_size=8, image_size_px=64, device="cpu", precision="float32", optimizer="adamw",
+        learning_rate=0.002, warmup_epochs=0.5, epochs=3, checkpoint_every_steps=2, validate_every_epochs=2,
+    )  # fmt: skip
+    run(people, folder, base)
+    (folder / "settings.json").write_text(base.model_dump_json())
+    return folder
+
+
+@pytest.fixture
+def same(uninterrupted: Path) -> Train:
+    return Train(**json.loads((uninterrupted / "settings.json").read_text()))
+
+
+def test_interrupted_equals_uninterrupted(people: Path, same: Train, uninterrupted: Path, tmp_path: Path) -> None:
+    step = random.SystemRandom().randrange(9)
+    for kill_at in (step, 8):
+        with pytest.raises(KilledError):
+            run(people, tmp_path, same, KillAfter(kill_at))
+    run(people, tmp_path, same)
+    for name in ("best", "last"):
+        assert weights(tmp_path, name) == weights(uninterrupted, name), f"killed after step {step}"
+    for log in ("steps.csv", "results.csv"):
+        assert columns(tmp_path / log, *TIMES) == columns(uninterrupted / log, *TIMES), f"killed after step {step}"
+
+
+def test_last_few_and_best_are_kept_with_a_readable_sidecar(uninterrupted: Path) -> None:
+    folder = uninterrupted / "checkpoints" / "this"
+    sidecars = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    best = json.loads((uninterrupted / "weights" / "best.json").read_text())["extra"]["epoch"] * 3
+    assert sorted(sidecars) == sorted({f"step-{step:09d}" for step in (8, 9, best)})
+    assert {path.stem for path in folder.glob("*.pt")} == set(sidecars)
+    last = sidecars["step-000000009"]
+    assert (last["epoch"], last["epochs"], last["step_in_epoch"], last["steps"], last["processes"]) == (3, 3, 3, 9, 1)
+    assert last["identity"] == {"who": "this"}
+    assert not list(folder.glob(".*"))
+
+
+def test_a_checkpoint_cut_short_or_altered_is_passed_over(
+    people: Path, same: Train, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KilledError):
+        run(people, tmp_path, same, KillAfter(7))
+    newest = tmp_path / "checkpoints" / "this" / "step-000000006.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    run(people, tmp_path, same)
+    told = capsys.readouterr()
+    assert "SHA-256 differ. The checkpoint before it is used." in told.err
+    assert "Going on after step 4 of 9, in epoch 2." in told.out
+    assert weights(tmp_path, "last") == weights(uninterrupted, "last")
+
+
+def test_a_full_disk_costs_checkpoints_not_the_training(
+    people: Path, same: Train, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    written, save = [], torch.save
+
+    def save_until_full(state: object, stream: object) -> None:
+        written.append(1)
+        if len(written) > 1:
+            raise OSError(28, "No space left on device")
+        save(state, stream)
+
+    def save_weights_when_there_is_room(path: Path, *given: object) -> None:
+        names.append(path.stem)
+        if len(names) < 3:
+            raise OSError(28, "No space left on device")
+        keep(path, *given)
+
+    names, keep = [], session.save_weights
+    monkeypatch.setattr(checkpoint.torch, "save", save_until_full)
+    monkeypatch.setattr(session, "save_weights", save_weights_when_there_is_room)
+    run(people, tmp_path, same)
+    told = capsys.readouterr().err
+    assert "No space left on device. The training goes on" in told
+    assert "best weights of epoch 2 not written" in told
+    assert names == ["last", "best", "last", "best"]  # at the end there was room
+    assert weights(tmp_path, "best") == weights(uninterrupted, "best")
+    assert weights(tmp_path, "last") == weights(uninterrupted, "last")
+    folder = tmp_path / "checkpoints" / "this"
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000000002.json", "step-000000002.pt"]
+    assert CheckpointFolder(folder, 2).read_newest() is not None
+
+
+def test_a_request_to_stop_leaves_a_checkpoint(people: Path, same: Train, uninterrupted: Path, tmp_path: Path) -> None:
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError, match="stopped by a signal after step 3 of 9; the next run goes on from there"):
+        run(people, tmp_path, same, stop=lambda: next(asked))
+    assert CheckpointFolder(tmp_path / "checkpoints" / "this", 2).steps() == [2, 3]
+    run(people, tmp_path, same)
+    assert weights(tmp_path, "last") == weights(uninterrupted, "last")
+
+
+def test_a_checkpoint_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = CheckpointFolder(tmp_path / "a", 2)
+    assert folder.write(1, {"value": torch.ones(2)}, {}, None)
+    assert folder.write(2, {"code": pytest.raises}, {}, None)
+    state = folder.read_newest()
+    assert state is not None
+    assert state["value"].tolist() == [1, 1]
+    assert "step-000000002.pt: the checkpoint cannot be read" in capsys.readouterr().err
+
+
+def test_other_trainings_are_named_with_what_differs(tmp_path: Path) -> None:
+    theirs = CheckpointFolder(tmp_path / "theirs", 2, {"train.learning_rate": 0.1, "code": "a", "data": "b"})
+    theirs.write(7, {}, {}, None)
+    ours = CheckpointFolder(
+        tmp_path / "ours", 2, {"train.learning_rate": 0.2, "code": "a", "train.new": 1, "data": "b"}
+    )
+    (sentence,) = describe_others(ours)
+    assert sentence.endswith("theirs (step 7) is of another training: train.learning_rate, train.new differ.")
+    theirs.clear()
+    assert describe_others(ours) == []
+    assert not tmp_path.exists()
+
+
+def test_random_generators_come_back() -> None:
+    state = random_state()
+    drawn = [(random.random(), float(np.random.rand()), float(torch.rand(()))) for _ in range(3)]
+    set_random_state(state)
+    assert drawn == [(random.random(), float(np.random.rand()), float(torch.rand(()))) for _ in range(3)]
+
+
+def test_training_ends_when_validation_no_longer_improves(people: Path, settings: Train, tmp_path: Path) -> None:
+    # A model that has learnt for a few steps finds nobody: no validation after the first is better.
+    patient = settings.model_copy(update={"epochs": 9, "validate_every_epochs": 1, "early_stop_epochs": 2})
+    best = run(people, tmp_path, patient)
+    assert best.epoch == 1
+    assert [row["epoch"] for row in columns(tmp_path / "results.csv")] == ["1", "2", "3"]
+
+
+def test_frozen_layers_stay(people: Path, settings: Train, tmp_path: Path) -> None:
+    frozen = settings.model_copy(update={"epochs": 1, "freeze_layers": 3, "warmup_epochs": 0})
+    run(people, tmp_path / "learnt", frozen)
+    model, _ = load_model(tmp_path / "learnt" / "weights" / "last.safetensors")
+    torch.manual_seed(frozen.seed)
+    from posefoundry.models import build_model
+
+    start = build_model(frozen.model).state_dict()
+    layers = {
+        int(name.split(".")[1]) for name, value in model.state_dict().items() if not torch.equal(value, start[name])
+    }
+    assert layers.isdisjoint({0, 1, 2})
+    assert 3 in layers
+    with pytest.raises(PosefoundryError, match=r"less than the 23 layers of yolov8n-pose.*got 23"):
+        run(people, tmp_path / "all", frozen.model_copy(update={"freeze_layers": 23}))

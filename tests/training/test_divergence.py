@@ -1,0 +1,143 @@
+"""Steps that cannot count are left out; many in a row lead back to a checkpoint, then to a diagnosis."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from posefoundry.config import Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.errors import PosefoundryError
+from posefoundry.models import build_model
+from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints
+from posefoundry.training.data import TrainingImages
+from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.guard import EXPLOSION_FACTOR, StepGuard
+from posefoundry.training.loader import training_loader
+from posefoundry.training.loop import Trainer
+from posefoundry.training.losses import build_criterion
+from posefoundry.training.observer import FileLog
+
+ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def settings(settings: Train) -> Train:
+    # 3 steps an epoch, 12 in all; checkpoints after steps 3, 6, 9 and 12.
+    return settings.model_copy(update={"epochs": 4, "checkpoint_every_steps": 3, "validate_every_epochs": 4})
+
+
+def trainer_with_log(people: Path, folder: Path, settings: Train) -> Trainer:
+    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model)
+    criterion = build_criterion(model, spec.skeleton, settings)
+    loader = training_loader(TrainingImages(spec, settings), settings, 0, ALONE.device)
+    log = FileLog(folder)
+    trainer = Trainer(model, settings, criterion, loader, ALONE, [log])
+    trainer.checkpoints = Checkpoints(CheckpointFolder(folder / "kept", 2), ALONE, {"trainer": trainer}, {"log": log})
+    return trainer
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: Callable[[int], bool]) -> None:
+    """Makes the norm of the gradient NaN in some calls, counted from 0."""
+    clip, calls = nn.utils.clip_grad_norm_, iter(range(1000))
+
+    def clip_or_spoil(*given: object, **options: object) -> torch.Tensor:
+        norm = clip(*given, **options)
+        return torch.tensor(math.nan) if is_spoilt(next(calls)) else norm
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip_or_spoil)
+
+
+def steps_and_skipped(folder: Path) -> list[tuple[int, int]]:
+    header, *rows = (line.split(",") for line in (folder / "steps.csv").read_text().splitlines())
+    return [(int(row[0]), int(row[header.index("skipped")])) for row in rows]
+
+
+def test_a_broken_step_changes_nothing(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_with_log(people, tmp_path, settings.model_copy(update={"epochs": 1}))
+    states: list[dict[str, torch.Tensor]] = []
+    learn = trainer.train_step
+
+    def keep_state(batch: object) -> None:
+        learn(batch)  # type: ignore[arg-type]
+        moments = {f"moment {n}": state["exp_avg"] for n, state in enumerate(trainer.optimizer.state.values())}
+        states.append({name: value.clone() for name, value in (trainer.model.state_dict() | moments).items()})
+
+    monkeypatch.setattr(trainer, "train_step", keep_state)
+    spoil(monkeypatch, lambda call: call == 1)
+    trainer.train(lambda _: {}, lambda *_: None)
+    floats = [name for name, value in states[0].items() if value.is_floating_point()]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in floats)
+    assert any("running_mean" in name for name in floats)
+    assert not torch.equal(states[1]["model.0.conv.weight"], states[2]["model.0.conv.weight"])
+    assert steps_and_skipped(tmp_path) == [(0, 0), (1, 1), (2, 0)]
+    (epoch,) = trainer.observers[0].epochs  # type: ignore[attr-defined]
+    assert epoch["skipped_steps"] == 1
+    assert math.isfinite(epoch["gradient_norm"])
+
+
+def test_many_in_a_row_lead_back_to_the_checkpoint_at_a_lower_rate(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, lambda call: 4 <= call < 9)  # steps 4 to 8, the checkpoint before them is of step 3
+    trainer = trainer_with_log(people, tmp_path, settings)
+    trainer.train(lambda _: {}, lambda *_: None)
+    told = capsys.readouterr().err
+    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row had to be left out." in told
+    assert "Going on from the checkpoint of step 3, with the learning rate times 0.5" in told
+    assert steps_and_skipped(tmp_path) == [(step, 0) for step in range(12)]
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 0.002 * 0.01)
+    state = CheckpointFolder(tmp_path / "kept", 2).read_newest()
+    assert state is not None
+    assert state["shared"]["trainer"]["rescue"]["returns"] == 1
+
+
+def test_when_that_fails_too_it_ends_and_names_the_images(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, lambda call: call >= 4)
+    trainer = trainer_with_log(people, tmp_path, settings)
+    order = trainer.loader.batch_sampler.order  # type: ignore[union-attr]
+    with pytest.raises(
+        PosefoundryError, match=r"diverged in step [34]: .*Images of step [34]: .*train\.learning_rate"
+    ) as fault:
+        trainer.train(lambda _: {}, lambda *_: None)
+    step = int(str(fault.value).split("step ")[1].split(":")[0])
+    first = step % 3 * 8
+    for index in order()[first : first + 8]:
+        assert trainer.loader.dataset.paths[index].name in str(fault.value)  # type: ignore[attr-defined]
+    assert CheckpointFolder(tmp_path / "kept", 2).read_newest() is not None
+
+
+def test_an_exploding_gradient_is_told_from_a_large_one() -> None:
+    guard = StepGuard(nn.BatchNorm1d(2), gradient_clip_norm=10.0)
+    numbers = torch.ones(3)
+    assert guard.judge(numbers, torch.tensor(1e6))  # the first: nothing to compare it with
+    guard.load_state_dict({"usual_norm": torch.tensor(20.0)})
+    assert guard.judge(numbers, torch.tensor(20.0 * EXPLOSION_FACTOR))
+    guard.load_state_dict({"usual_norm": torch.tensor(20.0)})
+    assert not guard.judge(numbers, torch.tensor(21.0 * EXPLOSION_FACTOR))
+    guard.load_state_dict({"usual_norm": torch.tensor(0.1)})  # small as it was, clipping tames this one
+    assert guard.judge(numbers, torch.tensor(500.0))
+    assert not guard.judge(torch.tensor([1.0, math.inf, 1.0]), torch.tensor(0.1))
+
+
+def test_statistics_are_selected_without_touching_what_is_not_a_number() -> None:
+    norm = nn.BatchNorm1d(2)
+    guard = StepGuard(norm, gradient_clip_norm=10.0)
+    guard.remember()
+    norm.running_mean.fill_(math.nan)
+    guard._keep_statistics_if(torch.tensor(False))
+    assert norm.running_mean.tolist() == [0, 0]
+    guard.remember()
+    norm.running_mean.fill_(-1.5)
+    guard._keep_statistics_if(torch.tensor(True))
+    assert norm.running_mean.tolist() == [-1.5, -1.5]
+    assert norm.running_var.tolist() == [1, 1]

@@ -1,0 +1,54 @@
+"""What makes a training this one: its code, as dvc.yaml and checkpoints both know it."""
+
+import ast
+from pathlib import Path
+
+import yaml
+
+import posefoundry
+from posefoundry.training import identity
+
+PACKAGE = Path(posefoundry.__file__).parent
+REPOSITORY = Path(__file__).parents[2]
+# They read parameters or tags, tell of faults, refuse broken images or end processes, but change no number here.
+WITHOUT_INFLUENCE = {
+    "config.py",
+    "datasets/coco.py",
+    "datasets/image_files.py",
+    "datasets/tags.py",
+    "errors.py",
+    "files.py",
+    "processes.py",
+}
+
+
+def file_of(module: str) -> Path | None:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def imported_by(file: Path) -> set[Path]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("posefoundry."):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("posefoundry.")}
+    return {path for name in names if (path := file_of(name))}
+
+
+def test_all_code_that_a_training_runs_is_known() -> None:
+    known, due = set(), {PACKAGE / "training/session.py"}
+    while due:
+        known |= due
+        due = {path for file in due for path in imported_by(file)} - known
+    names = {file.relative_to(PACKAGE).as_posix() for file in known if ast.parse(file.read_text()).body[1:]}
+    missing = {name for name in names if not any(name == part or name.startswith(f"{part}/") for part in identity.CODE)}
+    assert missing == WITHOUT_INFLUENCE
+    assert all((PACKAGE / part).exists() for part in identity.CODE)
+
+
+def test_dvc_trains_anew_for_the_same_code() -> None:
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]
+    code = {dep.removeprefix("src/posefoundry/") for dep in stage["deps"] if dep.startswith("src/posefoundry/")}
+    assert code == {"stages/train.py", *identity.CODE}

@@ -1,0 +1,101 @@
+"""Worker processes change nothing but the speed; they share the decoded images and end with their parent."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from posefoundry.config import Augment, Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.errors import PosefoundryError
+from posefoundry.training import loader as loader_module
+from posefoundry.training.batch import Batch
+from posefoundry.training.data import TrainingImages
+from posefoundry.training.loader import training_loader
+
+CPU = torch.device("cpu")
+
+
+def two_epochs(people: Path, settings: Train) -> tuple[list[Batch], TrainingImages, list[int]]:
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    loader = training_loader(images, settings, 0, CPU)
+    batches, workers = [], []
+    for epoch in (0, 1):
+        loader.batch_sampler.epoch = epoch
+        batches += list(loader)
+        workers.append(
+            {child.pid for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+        )
+    assert len(workers[0]) == settings.loader_workers
+    assert workers[0] == workers[1], "the workers of the first epoch are to serve the second too"
+    return batches, images, sorted(workers[0])
+
+
+def test_workers_change_nothing(people: Path, settings: Train) -> None:
+    settings = settings.model_copy(update={"augment": Augment()})
+    alone, images_alone, _ = two_epochs(people, settings)
+    # OpenCV's threads run here by now: a fork would hang.
+    helped, images, workers = two_epochs(people, settings.model_copy(update={"loader_workers": 2}))
+    assert len(alone) == len(helped) == 6
+    for one, other in zip(alone, helped, strict=True):
+        for name in ("images", "class_ids", "boxes_xyxy", "keypoints_xyv", "is_person"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    # What the workers decoded is here too, though this process decoded nothing.
+    kept = [index for index in range(len(images)) if images._cache.get(index) is not None]
+    assert kept == list(range(len(images)))
+    assert (images._cache.get(5) == images_alone._cache.get(5)).all()
+    assert workers
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+from posefoundry.config import Train
+from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.training.data import TrainingImages
+from posefoundry.training.loader import training_loader
+
+settings = Train(**json.loads(sys.argv[2]))
+images = TrainingImages(read_dataset_yaml(Path(sys.argv[1])), settings)
+for number, batch in enumerate(training_loader(images, settings, 0, torch.device("cpu"))):
+    print(number, flush=True)
+    if number == 0 and len(sys.argv) > 3:
+        sys.stdin.read()
+"""
+
+
+def test_a_script_needs_no_main_guard_and_its_workers_die_with_it(
+    people: Path, settings: Train, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    given = settings.model_copy(update={"loader_workers": 1}).model_dump(mode="json")
+    command = [sys.executable, str(script), str(people / "yolo" / "dataset.yaml"), json.dumps(given), "wait"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "0\n"
+        (worker,) = (
+            child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+        )
+        worker.terminate()  # as those do who signal all processes of a training
+        time.sleep(0.2)
+        assert worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+    finally:
+        process.kill()
+        process.wait()
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 2**16})
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda path: usage)
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    with pytest.raises(PosefoundryError, match=r"MiB free .* got 0\. Give the container more"):
+        training_loader(images, settings.model_copy(update={"loader_workers": 2}), 0, CPU)

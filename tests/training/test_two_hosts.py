@@ -1,0 +1,123 @@
+"""Two hosts, played by two network namespaces: one agent in each, and the losses of two processes on one host."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+PORT = 29631
+TRAINING = {
+    "batch_size": 6,
+    "image_size_px": 64,
+    "device": "cpu",
+    "precision": "float32",
+    "epochs": 1,
+    "warmup_epochs": 0,
+    "freeze_batchnorm": True,
+}
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[str, str]]:
+    """Names of two network namespaces that reach each other and nothing else."""
+    if shutil.which("ip") is None:
+        pytest.skip("two hosts: needs the command ip")
+    first, second = names = (f"posefoundry-{os.getpid()}-a", f"posefoundry-{os.getpid()}-b")
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip("link", "add", "pfa", "netns", first, "type", "veth", "peer", "name", "pfb", "netns", second)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"two hosts: this user may not make network namespaces: {error.stderr.strip()}")
+        for name, device, address in zip(names, ("pfa", "pfb"), ADDRESSES, strict=True):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", device)
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", device, "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def launch(command: list[str], settings: dict, folder: Path, host: str | None = None) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    given = folder / "settings.json"
+    given.write_text(json.dumps(settings))
+    inside = ["ip", "netns", "exec", host] if host else []
+    # The second address sorts last: the host that the rendezvous names has rank 0 all the same.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POSEFOUNDRY_RDZV": f"{ADDRESSES[1]}:{PORT}"}
+    whole = [*inside, sys.executable, str(HERE / "launch.py"), str(given), sys.executable, *command]
+    return subprocess.Popen(whole, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
+
+
+@pytest.mark.slow
+def test_two_hosts_learn_what_two_processes_learn(hosts: tuple[str, str], people: Path, tmp_path: Path) -> None:
+    script, dataset = str(HERE / "train_steps.py"), str(people / "yolo" / "dataset.yaml")
+    outs = [tmp_path / name for name in ("one_host.json", "a.json", "b.json")]
+    steps = []
+    for out, processes, nodes in ((outs[0], 2, 1), (outs[2], 1, 2)):
+        settings = TRAINING | {"processes": processes, "nodes": nodes}
+        given = tmp_path / f"training_{nodes}.json"
+        given.write_text(json.dumps(settings))
+        if nodes == 1:
+            results = end(launch([script, dataset, str(given), str(out)], settings, tmp_path / "alone"))
+        else:
+            results = end(*(
+                launch([script, dataset, str(given), str(own)], settings, tmp_path / host, host)
+                for host, own in zip(hosts, outs[1:], strict=True)
+            ))  # fmt: skip
+        assert [status for status, _ in results] == [0] * nodes, results
+        steps.append(json.loads(out.read_text())["steps"])
+    assert len(steps[0]) == 4
+    assert steps[0] == steps[1]
+    assert not outs[1].exists(), "only the host that the rendezvous names writes"
+
+
+@pytest.mark.slow
+def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "sleep", "3"]
+    results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
+    assert [status for status, _ in results] == [2, 2], results
+    assert any("stalled: rank 1 (" in told for _, told in results)
+    assert not (tmp_path / "1_1").exists()
+
+
+@pytest.mark.slow
+def test_a_process_lost_on_one_host_begins_again_on_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "kill", "60"]
+    results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
+    assert [status for status, _ in results] == [0, 0], results
+    first, second = (json.loads((tmp_path / f"1_{rank}").read_text()) for rank in (0, 1))
+    assert first["sum"] == second["sum"] == 3
+    assert first["network"] != second["network"]
+    assert first["torchrun_rank"] == 1, "the addresses' order would have made the other host the first"
+
+
+@pytest.mark.slow
+def test_hosts_with_different_parameters_refuse(hosts: tuple[str, str], tmp_path: Path) -> None:
+    command = [str(HERE / "group_member.py"), str(tmp_path), "none", "60"]
+    results = end(*(
+        launch(command, {"nodes": 2, "batch_size": size}, tmp_path / host, host)
+        for host, size in zip(hosts, (2, 4), strict=True)
+    ))  # fmt: skip
+    assert [status for status, _ in results] == [2, 2], results
+    assert any("different parameters" in told for _, told in results)
