@@ -8,6 +8,7 @@ import pytest
 
 from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled
+from posefoundry.evaluation.comparison import differences
 from posefoundry.evaluation.gate import decide, power_of_gate
 from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference
 from posefoundry.evaluation.rules import Evidence, Production
@@ -394,6 +395,21 @@ def test_every_rule_in_every_mode_on_every_evidence(case, column, mode):
 )
 def test_slices_are_read_aloud(slice_name, words):
     assert where(slice_name) == words
+
+
+def test_differences_are_proven_by_their_corrected_p_value():
+    slices = {"all": (0.03, 400), "size=small": (-0.05, 400), "size=large": (0.024, 400), "site=hall": (-0.3, 19)}
+    rows = differences({name: resampled(d, 0.01, images=n) for name, (d, n) in slices.items()}, 0.95)
+    assert {row["slice"]: row["proven"] for row in rows} == {
+        "all": "better", "size=small": "worse", "size=large": "better", "site=hall": None,
+    }  # fmt: skip
+    many = {f"keypoint={i}": resampled(0.002, 0.01) for i in range(18)}
+    many |= {"keypoint=0": resampled(0.05, 0.01), "keypoint=17": resampled(0.024, 0.01)}
+    proven = {row["slice"]: row["proven"] for row in differences(many, 0.95)}
+    assert (proven["keypoint=0"], proven["keypoint=17"], proven["keypoint=3"]) == ("better", None, None)
+    same = Resampled(np.full(10, 0.5), np.full(10, 0.5), np.zeros((1000, 10)), 800, 400)
+    [row] = differences({"all": same}, 0.95)
+    assert row["proven"] is None and row["interval"] == (0, 0)
 
 
 def test_a_waived_comparison_is_told_in_the_sentence():

@@ -10,11 +10,12 @@ from posefoundry.training import identity
 
 PACKAGE = Path(posefoundry.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
-# They read parameters, tell of faults, refuse broken images or end processes, but change no number.
+# They read parameters or tags, tell of faults, refuse broken images or end processes, but change no number.
 WITHOUT_INFLUENCE = {
     "config.py",
     "datasets/coco.py",
     "datasets/image_files.py",
+    "datasets/tags.py",
     "errors.py",
     "files.py",
     "processes.py",

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from posefoundry.datasets.tags import CORRECTED
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -94,6 +95,9 @@ class Slicer:
         self.truth = truth
         low, high = WHOLE_RANGE
         self._possible = (detections.areas >= low) & (detections.areas <= high)
+        self._labelled = truth.visibility > 0
+        self._similarity: KeypointSimilarity | None = None
+        self._matched: Slices = {}
         self.parts = {
             ALL: Part(),
             **_sizes(truth, detections),
@@ -108,13 +112,14 @@ class Slicer:
                 f"Tags: expected other names than those of the evaluation's own slices, got {taken[0]!r}. Rename it."
             )
         self.parts |= _tags(tags)
+        self._may_be_empty = {*tags, CORRECTED}
 
     def names(self, crossed: Iterable[str] = ()) -> list[str]:
         """Returns the names of all slices, and of crossed ones.
 
         Args:
             crossed: Slices such as `keypoint=left_wrist&size=medium`, or groups such as `keypoint&size`, which stand
-                for all their pairs.
+                for all their pairs; a tag that no image has, `corrected` always among them, for none.
 
         Raises:
             PosefoundryError: There is no such slice.
@@ -128,7 +133,7 @@ class Slicer:
     def population(self, name: str) -> Population:
         """Returns whom a slice counts."""
         truth, parts = self.truth, [self.parts[part] for part in name.split("&")]
-        keypoints = _all_of([truth.visibility > 0, *(part.keypoints for part in parts)])
+        keypoints = _all_of([self._labelled, *(part.keypoints for part in parts)])
         persons = _all_of([~truth.is_ignored, *(part.persons for part in parts)])
         if any(part.keypoints is not None for part in parts):
             persons = persons & keypoints.any(axis=1)
@@ -142,10 +147,14 @@ class Slicer:
 
     def matches(self, found: Candidates, similarity: KeypointSimilarity, names: Sequence[str]) -> Slices:
         """Returns what average precision needs of each slice: one entry a class."""
-        # Slices that differ in their images alone are parts of one matching.
+        if similarity is not self._similarity:
+            self._similarity, self._matched = similarity, {}
+        # Slices that differ in their images alone are parts of one matching, and each is matched once.
         keys = {name: self._matched_as(name) for name in names}
         tasks, populations, of_keypoints = {}, {}, {}
         for key in dict.fromkeys(keys.values()):
+            if key in self._matched:
+                continue
             populations[key] = population = self.population(key)
             parts = [self.parts[part] for part in key.split("&")]
             chosen = "&".join(n for n in key.split("&") if self.parts[n].keypoints is not None)
@@ -153,12 +162,10 @@ class Slicer:
                 of_keypoints[chosen] = similarity.oks(population.keypoints)
             outside = ~_all_of([self._possible, *(part.detections for part in parts)])[found.source]
             tasks[key] = Task(of_keypoints[chosen], ~population.persons, outside if outside.any() else None)
-        outcomes = match(similarity.pairs, list(tasks.values()), THRESHOLDS)
-        whole = {
-            key: split_by_class(self.truth, found, populations[key].persons, *outcome)
-            for key, outcome in zip(tasks, outcomes, strict=True)
-        }
-        return {name: self._of_images(whole[keys[name]], name) for name in names}
+        outcomes = match(similarity.pairs, list(tasks.values()), THRESHOLDS) if tasks else []
+        for key, outcome in zip(tasks, outcomes, strict=True):
+            self._matched[key] = split_by_class(self.truth, found, populations[key].persons, *outcome)
+        return {name: self._of_images(self._matched[keys[name]], name) for name in names}
 
     def _matched_as(self, name: str) -> str:
         kept = [n for n in name.split("&") if self.parts[n].images is None and self.parts[n].category is None]
@@ -173,7 +180,7 @@ class Slicer:
 
     def _values(self, part: str, name: str) -> list[str]:
         values = [part] if part in self.parts else [n for n in self.parts if n.startswith(f"{part}=")]
-        if not values:
+        if not values and part not in self._may_be_empty:
             groups = dict.fromkeys(n.split("=")[0] for n in self.parts if n != ALL)
             raise PosefoundryError(
                 f"Slice {name!r}: expected parts such as size=medium, or one of the groups {', '.join(groups)}, "

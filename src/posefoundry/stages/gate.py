@@ -59,7 +59,8 @@ def run(
 ) -> None:
     """Decides by the gate's rules whether the candidate may go on; exit status 3 if not."""
     evaluator, candidate = _candidate(raw, evaluation)
-    names = named_slices(candidate.evaluation.slicer, settings)  # refuses unknown slices before anything is computed
+    # refuses unknown slices before anything is computed
+    names = named_slices(candidate.evaluation.slicer, settings, evaluator.tags)
     production, judged = None, None
     if any(isinstance(rule, NoRegression | Improvement) for rule in settings.rules):
         production, judged = _judge_production(register.model_name, candidate, evaluate, raw)
