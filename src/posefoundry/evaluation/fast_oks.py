@@ -246,8 +246,9 @@ def keypoint_similarity(
     labelled = np.empty((len(sigmas), len(person)))
     of_pair = scale[person]
     for k, variance in enumerate(variances):
-        dx = found_xy[k, 0][detection] - truth_xy[k, 0][person]
-        dy = found_xy[k, 1][detection] - truth_xy[k, 1][person]
+        dx, dy = (guess.take(detection) for guess in found_xy[k])
+        dx -= truth_xy[k, 0].take(person)
+        dy -= truth_xy[k, 1].take(person)
         labelled[k] = _similarity(dx, dy, variance, of_pair)
     of_box = _similarity_with_box(truth, found_xy, extent, person, detection, variances, of_pair)
     return KeypointSimilarity(pairs, labelled, of_box)
@@ -260,7 +261,7 @@ def _similarity(dx: np.ndarray, dy: np.ndarray, variance: float, scale: np.ndarr
     dx += dy
     dx /= variance
     dx /= scale
-    dx /= -2
+    dx *= -0.5
     return np.exp(dx, out=dx)
 
 
@@ -287,7 +288,7 @@ def _similarity_with_box(
     for xy, variance in zip(found_xy, variances, strict=True):
         dx, dy = (
             np.maximum(0, low[axis] - guess) + np.maximum(0, guess - high[axis])
-            for axis, guess in enumerate((xy[0][detection], xy[1][detection]))
+            for axis, guess in enumerate((xy[0].take(detection), xy[1].take(detection)))
         )
         total += _similarity(dx, dy, variance, scale)
     of_box = np.ones(len(is_beyond))
