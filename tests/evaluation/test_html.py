@@ -63,6 +63,7 @@ def evaluation(tmp_path, data, detection) -> Path:
     ]
     slices.append({"slice": f"site={EVIL}", "group": "site", "value": EVIL, "persons": 11, "oks_ap": 0.5})
     write_json_atomic(folder / "slices.json", slices)
+    write_json_atomic(folder / "warnings.json", ["The OKS AP flatters & misleads."])
     write_json_atomic(folder / "errors.json", {"counts": {"good": 90, "swap": 3}, "ap_lost": {"swap": 0.04}})
     write_json_atomic(folder / "calibration.json", {"bins": [
         {"score_low": 0.5, "score_high": 0.6, "detections": 4, "mean_score": 0.55, "fraction_right": 0.5},
@@ -120,6 +121,7 @@ def test_the_evaluation_page_shows_what_the_files_say(evaluation, data):
     assert "<strong>0.654</strong>" in page["numbers"]
     assert "89 % of 9 persons are found" not in page["numbers"], "five of nine have an OKS of .50 or more"
     assert "56 % of 9 persons are found" in page["numbers"]
+    assert "<b>Mind:</b> The OKS AP flatters &amp; misleads." in page["numbers"]
     assert "The weakest keypoint is the left wrist: AP 0.300 on 20 persons." in page["numbers"]
     assert "Most AP is lost to swaps: without, the AP would be 0.040 higher." in page["numbers"]
     assert page["gallery"].count("<figure") == 3 * 6

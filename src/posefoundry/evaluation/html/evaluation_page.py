@@ -83,6 +83,7 @@ def write_evaluation_page(folder: Path, *, annotations: Path, images: Path) -> P
         passport=passport,
         headline=HEADLINE,
         findings=_findings(persons, slices, errors),
+        warnings=source.sentences("warnings.json"),
         absent=source.why_absent,
         precision_chart=_precision_chart(precision, metrics),
         oks_charts=_oks_charts(persons),

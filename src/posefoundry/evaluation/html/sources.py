@@ -37,6 +37,11 @@ class Folder:
         rows = [row for row in content if isinstance(row, dict)] if isinstance(content, list) else []
         return rows or self._nothing(name, content, [])
 
+    def sentences(self, name: str) -> list[str]:
+        """Returns the strings in a JSON list; none is nothing to tell."""
+        content = self._json(name)
+        return [text for text in content if isinstance(text, str)] if isinstance(content, list) else []
+
     def csv(self, name: str) -> list[dict[str, str]]:
         """Returns the rows of a CSV file with a header, or none."""
         try:
