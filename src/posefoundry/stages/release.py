@@ -65,6 +65,7 @@ def _judge(
 ) -> tuple[Shipped, dict[str, Any]]:
     """Returns what an artifact did, and the passport of that: only the file's hash where it could not be judged."""
     n_bytes = path.stat().st_size
+    settings = settings.model_copy(update={"crossed_slices": ()})  # no rule is about slices, which tags may have named
     try:
         with progress_bar(f"evaluate {path.name}") as progress:
             judgement = judge_weights(
