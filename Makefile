@@ -14,8 +14,9 @@ pipeline: $(VENV)/.installed
 	$(IN_VENV) dvc repro
 	@$(BIN)/posefoundry versions
 
+# A file of tests on each core, so that tests that wait for processes do not hold up the others.
 test: $(VENV)/.installed
-	$(IN_VENV) python -m pytest
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

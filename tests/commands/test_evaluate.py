@@ -314,8 +314,8 @@ def test_what_is_no_results_file_is_one_line_and_status_2(evaluate, tmp_path, te
         ([*FILES, "sigmas=nowhere.yaml"], "or a file, found no file nowhere.yaml"),
         ([*FILES, "sigmas=odd.yaml"], "odd.yaml: expected YAML with sigmas"),
         ([*FILES, "sigmas=other.yaml"], "in the order of the annotations' keypoints, got 'tail' at place 1, where"),
-        ([*FILES, "tags=nowhere.csv"], "nowhere.csv: expected tags of images as CSV in UTF-8, got: No such file"),
-        ([*FILES, "tags=size.csv"], "size.csv: the evaluation has slices by 'size' already"),
+        ([*FILES, "tags=nowhere.csv"], "Tags: expected a CSV file in UTF-8, got nowhere.csv"),
+        ([*FILES, "tags=size.csv"], "Tags: expected other names than those of the evaluation's own slices, got 'size'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_words_is_one_line_and_status_2(evaluate, tmp_path, words, told):

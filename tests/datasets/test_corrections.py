@@ -344,6 +344,8 @@ def test_tags_of_ones_own_stand_beside_corrections(project):
         ("camera\nnorth\n", "expected one column file_name"),
         ("file_name,a,a\nx,1,2\n", "distinct names"),
         ("file_name,corrected\nx,yes\n", "ingest's own"),
+        ("file_name,size\nx,big\n", "slices by 'size' already"),
+        ("file_name,a\nx,y&z\n", "without '=' and '&'"),
         ("file_name,a\nx\n", "line 2: expected 2 cells, got 1"),
         ("file_name,a\nx,1\nx,2\n", "stands there twice"),
         (None, "expected a CSV file, found none"),

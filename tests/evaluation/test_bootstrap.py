@@ -13,11 +13,13 @@ from posefoundry.evaluation import bootstrap
 from posefoundry.evaluation.bootstrap import draw_images, resample_differences, resampled_precision
 from posefoundry.evaluation.fast_oks import SliceMatches, average_precision
 from posefoundry.evaluation.intervals import (
+    confidence_interval,
     holm,
     p_value_not_above,
     p_value_not_below,
     p_value_two_sided,
-    percentile_interval,
+    resampled_tail,
+    resamples_needed,
 )
 from posefoundry.evaluation.oks import OksEvaluator
 from posefoundry.skeleton import COCO_PERSON
@@ -179,8 +181,14 @@ def test_a_seed_decides_everything_and_threads_nothing():
 def test_the_same_model_twice_never_differs():
     matches, _ = drawn_matches(np.random.default_rng(0), 30)
     difference = resample_differences({"all": ((matches,), (matches,))}, resamples=200, seed=0)["all"].of("oks_ap")
-    assert percentile_interval(difference.resampled, 0.95) == (0, 0)
-    assert p_value_two_sided(difference.resampled) == 1
+    assert confidence_interval(difference.resampled, 0.95, 30) == (0, 0)
+    assert p_value_two_sided(difference.resampled, 30) == 1
+
+
+def test_the_rounding_of_sums_is_no_evidence():
+    resampled = np.full(1000, -1e-12)
+    assert p_value_not_below(resampled, 0.0, 60) == p_value_not_above(resampled, 0.0, 60) == 1
+    assert p_value_not_below(resampled - 1e-4, 0.0, 60) < 0.01
 
 
 def test_classes_without_anybody_are_left_out_of_the_mean():
@@ -193,7 +201,7 @@ def test_classes_without_anybody_are_left_out_of_the_mean():
     np.testing.assert_array_equal(alone.differences, beside.differences)
     empty = resample_differences({"all": ((nobody,), (nobody,))}, resamples=50, seed=0)["all"].of("oks_ap")
     assert np.isnan(empty.candidate) and np.isnan(empty.resampled).all()
-    assert percentile_interval(empty.resampled, 0.95) is None
+    assert confidence_interval(empty.resampled, 0.95, 0) is None
 
 
 def test_a_resample_without_anybody_has_no_value():
@@ -204,22 +212,32 @@ def test_a_resample_without_anybody_has_no_value():
     np.testing.assert_array_equal(resampled_precision(matches, weights), [[1, np.nan]])
 
 
-def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_simulated_sets():
-    random = np.random.default_rng(7)
-    population = drawn_matches(random, 4000, gap=0.2, thresholds=(-0.5,))
-    truth = average_precision(population[0]).mean() - average_precision(population[1]).mean()
-    assert truth > 0.05
-    sets, n_images, held, below = 1000, 200, 0, 0
-    weights = draw_images(n_images, 500, random)
+@pytest.mark.parametrize(("n_images", "seed"), [(20, 7), (150, 1)])
+def test_a_95_percent_interval_holds_the_truth_in_93_to_97_percent_of_simulated_sets(n_images, seed):
+    random = np.random.default_rng(seed)
+    population = drawn_matches(random, 4000, gap=0.2, thresholds=(-0.8, -0.2))
+    first, second = (average_precision(matches).mean() for matches in population)
+    truth = first - second
+    assert 0.4 < second < first < 0.7 and truth > 0.05
+    sets, held, below, plain, unpaired = 1000, 0, 0, 0, 0
+    weights, others = (draw_images(n_images, 300, random) for _ in range(2))
     for _ in range(sets):
         counts = np.bincount(random.integers(0, 4000, n_images), minlength=4000)
-        first, second = (chosen_fast(matches, counts) for matches in population)
-        resampled = (resampled_precision(first, weights) - resampled_precision(second, weights)).mean(axis=0)
-        low, high = percentile_interval(resampled, 0.95)
+        models = [chosen_fast(matches, counts) for matches in population]
+        candidate, production = (resampled_precision(model, weights).mean(axis=0) for model in models)
+        low, high = confidence_interval(candidate - production, 0.95, np.count_nonzero(models[0].positives_of_image))
         held += low <= truth <= high
         below += truth < low
+        low, high = np.quantile(candidate - production, [0.05, 0.95])
+        plain += low <= truth <= high
+        if n_images == 20:
+            low, high = np.quantile(candidate - resampled_precision(models[1], others).mean(axis=0), [0.025, 0.975])
+            unpaired += low <= truth <= high
     assert 0.93 <= held / sets <= 0.97
-    assert 0.005 <= below / sets <= 0.05  # and misses it on either side
+    assert 0.01 <= below / sets <= 0.05  # and misses it on either side
+    # What it is measured by tells a 90 % interval, and one that pairs nothing, from it.
+    assert plain / sets < 0.92
+    assert n_images != 20 or unpaired / sets > 0.97
 
 
 def chosen_fast(matches: SliceMatches, counts: np.ndarray) -> SliceMatches:
@@ -237,13 +255,31 @@ def chosen_fast(matches: SliceMatches, counts: np.ndarray) -> SliceMatches:
 
 def test_p_values_are_the_other_side_of_the_interval():
     resampled = np.random.default_rng(0).normal(-0.02, 0.01, 10_000)
-    low, high = percentile_interval(resampled, 0.95)
+    for images in (20, 5000):
+        low, high = confidence_interval(resampled, 0.95, images)
+        assert p_value_not_below(resampled, high, images) == pytest.approx(0.025, abs=3e-4)
+        assert p_value_not_above(resampled, low, images) == pytest.approx(0.025, abs=3e-4)
     assert low == pytest.approx(-0.0396, abs=1e-3) and high == pytest.approx(-0.0004, abs=1e-3)
-    assert p_value_not_below(resampled, high) == pytest.approx(0.025, abs=2e-4)
-    assert p_value_not_above(resampled, low) == pytest.approx(0.025, abs=2e-4)
-    assert p_value_two_sided(resampled) == pytest.approx(0.0455, abs=0.005)
-    assert p_value_not_below(resampled, 1.0) == pytest.approx(1 / 10_001)  # never 0: so many resamples prove no more
-    assert p_value_not_below(np.array([0.1, np.nan, 0.2]), 0.15) == pytest.approx(2 / 3)
+    assert p_value_two_sided(resampled, 5000) == pytest.approx(0.0455, abs=0.005)
+    least = p_value_not_below(resampled, 1.0, 5000)  # never 0: so many resamples prove no more
+    assert least == pytest.approx(1 / 10_001, rel=0.02)
+    assert p_value_not_below(np.array([0.1, np.nan, 0.2]), 0.15, 10**9) == pytest.approx(2 / 3)
+
+
+def test_few_images_widen_the_interval_to_that_of_a_t_distribution():
+    resampled = np.random.default_rng(0).normal(0, 1, 200_000)
+    low, high = confidence_interval(resampled, 0.95, 20)
+    # 2.093: the table's 97.5 % quantile of t with 19 degrees of freedom
+    assert (-low, high) == (pytest.approx(2.093 * (20 / 19) ** 0.5, abs=0.02),) * 2
+    assert confidence_interval(resampled, 0.95, 1) is None and p_value_not_below(resampled - 9, 0.0, 1) == 1
+
+
+@pytest.mark.parametrize(("level", "images"), [(0.025, 20), (0.001, 20), (0.025, 5000)])
+def test_as_many_resamples_as_needed_prove_and_one_less_does_not(level, images):
+    needed = resamples_needed(level, images)
+    assert needed >= 1 / resampled_tail(level, images) > 1 / level - 1e-6
+    assert p_value_not_below(np.full(needed, -1.0), 0.0, images) <= level
+    assert p_value_not_below(np.full(needed - 2, -1.0), 0.0, images) > level
 
 
 def test_holm_on_the_textbook_case():

@@ -13,8 +13,9 @@ import pytest
 
 from posefoundry.config import Evaluate
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.evaluation.judge import judge
-from posefoundry.evaluation.passport import COMPARABLE_FIELDS, sha256_of_files
+from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference, sha256_of_files
 from posefoundry.evaluation.report import write_report
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.results import PoseResult
@@ -100,6 +101,35 @@ def test_the_passport_says_on_what_and_how(split):
     assert (passport["model"], passport["input_size_px"], passport["device"]) == ("yolov8n-pose", 128, "crystal ball")
     assert passport["weights_sha256"] == "0" * 64
     assert {"torch", "pycocotools", "python", "posefoundry"} <= set(passport["versions"])
+    assert "onnxruntime" not in passport["versions"], "it did not run this model"
+    assert (passport["max_poses_per_image"], passport["max_boxes_per_image"]) == (20, 100)
+    assert (passport["runtime"], passport["precision"]) == ("pytorch", "float32")
+    assert passport["head"] == "several boxes a person, thinned out by NMS"
+    assert passport["area_rule"] == AREA_RULES["annotation"]
+
+
+def test_numbers_of_other_settings_images_or_annotations_do_not_compare(split):
+    before = judged(split).passport
+    assert first_difference(before, judged(split).passport) is None
+    assert first_difference(before, judged(split, shift_px={"001.png": 2.0}).passport) is None, "another model may come"
+    for field, value in (("confidence", 0.01), ("nms_iou", 0.6), ("max_detections", 20), ("pck_reference", "torso")):
+        other = judged(split, SETTINGS.model_copy(update={field: value})).passport
+        assert first_difference(before, other) == field
+    content = json.loads(split.annotations.read_text())
+    content["annotations"][0]["area"] = 0  # another rule for one person is another annotation file, too
+    split.annotations.write_text(json.dumps(content))
+    assert first_difference(before, judged(split).passport) == "annotations_sha256"
+    assert judged(split).passport["area_rule"] == AREA_RULES["annotation_else_box"]
+
+
+def test_the_software_that_ran_the_model_is_named(split):
+    predictor = Clairvoyant(split.annotations, {})
+    origin = ORIGIN | {"runtime": "onnxruntime", "precision": "as exported"}
+    judgement = judge(
+        predictor, split.annotations, split.images, SETTINGS, origin=origin, progress=lambda done, of: None
+    )
+    passport = judgement.passport
+    assert "onnxruntime" in passport["versions"]
 
 
 def test_one_changed_pixel_changes_the_passport_and_another_folder_does_not(split, tmp_path):

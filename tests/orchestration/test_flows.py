@@ -57,7 +57,20 @@ def test_gates_no_ends_rejected_and_stops_what_follows(retrain, toy):
     decision = {
         "passed": False,
         "verdict": "Rejected: 1 of 1 rules does not hold.",
+        "sentence": "The candidate must not follow version 3: it is worse.",
         "rules": [{"name": "floor", "passed": False, "sentence": "oks_ap is 0.31, below the floor of 0.40"}],
+        "differences": [
+            {"slice": "all", "candidate": 0.31, "production": 0.32, "difference": -0.01, "interval": [-0.03, 0.01]},
+            {
+                "slice": "keypoint=nose",
+                "candidate": 0.2,
+                "production": 0.3,
+                "difference": -0.1,
+                "interval": None,
+                "proven": "worse",
+            },
+            {"slice": "site=a|b", "candidate": 0.2, "production": 0.3, "difference": -0.1, "interval": None},
+        ],
     }
     toy.stage(
         "evaluate",
@@ -90,7 +103,12 @@ sys.exit(3)""",
     assert "| gate | Rejected |" in summary
     assert "| register | not run |" in summary
     assert "| oks_ap | 0.3125 |" in summary
+    assert "## Gate: rejected" in summary and "must not follow version 3: it is worse." in summary
     assert "| **no** | oks_ap is 0.31, below the floor of 0.40 |" in summary
+    assert "Of 3 slices 0 are proven better than production and 1 worse." in summary
+    assert "| all | 0.310 | 0.320 | -0.010 | -0.030 to +0.010 | may be chance |" in summary
+    assert "| keypoint=nose | 0.200 | 0.300 | -0.100 | n/a | worse |" in summary and "site=" not in summary
+    assert "`reports/gate/index.html`" in summary
 
 
 def test_failure_is_retried_as_dvc_yaml_says(retrain, toy):

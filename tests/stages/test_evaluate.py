@@ -63,7 +63,8 @@ def test_the_report_is_written_and_the_training_run_told(inputs):
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
         "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv",
-        "oks_hist.csv", "slices.json", "images.json", "calibration.json", "classes.json", "plots", "overlays",
+        "oks_hist.csv", "slices.json", "images.json", "errors.json", "calibration.json", "classes.json",
+        "plots", "overlays",
     }  # fmt: skip
     metrics = json.loads((report / "metrics.json").read_text())
     assert metrics["images"] == 3

@@ -38,8 +38,14 @@ def paths(project, trained):
     released = {
         "passed": True,
         "verdict": "Passed: all 4 rules hold.",
-        "passports": {"model.onnx": {"weights_sha256": sha256_of_file(trained / "model.onnx")}},
+        "passports": {
+            name: {"weights_sha256": sha256_of_file(trained / file)}
+            for name, file in {"reference": "best.safetensors", "model.onnx": "model.onnx"}.items()
+        },
     }
+    decided = json.loads((trained / "decision.json").read_text())
+    passport = {"weights_sha256": sha256_of_file(trained / "best.safetensors")}
+    write_json_atomic(project / "reports/gate/decision.json", decided | {"passports": {"candidate": passport}})
     write_json_atomic(project / "reports/release/decision.json", released)
     figures = {"batch_1": {"end_to_end_ms": {"mean": 9.0, "p50": 8.25}}}
     (project / "reports/benchmark").mkdir()
@@ -98,7 +104,29 @@ def test_what_the_release_gate_rejected_is_not_registered(paths):
 def test_a_file_that_the_release_gate_has_not_seen_is_not_registered(paths):
     with (paths["artifacts"] / "model.onnx").open("ab") as file:
         file.write(b"!")
-    with pytest.raises(PosefoundryError, match=r"expected the file that passed the release gate, got another one"):
+    with pytest.raises(PosefoundryError, match=r"model\.onnx: expected the file that .*release/decision\.json"):
+        register.run(Register(), **paths)
+    assert list_versions("posefoundry") == []
+
+
+def test_weights_that_a_gate_has_not_seen_are_not_registered(paths):
+    with paths["weights"].open("ab") as file:
+        file.write(b"!")
+    with pytest.raises(PosefoundryError, match=r"best\.safetensors: expected the file that .*gate/decision\.json"):
+        register.run(Register(), **paths)
+    decided = json.loads((paths["decision"] / "decision.json").read_text())
+    decided["passports"]["candidate"]["weights_sha256"] = sha256_of_file(paths["weights"])
+    write_json_atomic(paths["decision"] / "decision.json", decided)
+    with pytest.raises(PosefoundryError, match=r"best\.safetensors: expected the file that .*release/decision\.json"):
+        register.run(Register(), **paths)
+    assert list_versions("posefoundry") == []
+
+
+@pytest.mark.parametrize("content", ['{"verdict": "?"}', '{"passed": "true"}', "[]", "{"])
+@pytest.mark.parametrize("gate", ["decision", "release"])
+def test_a_decision_that_is_none_lets_nothing_pass(paths, gate, content):
+    (paths[gate] / "decision.json").write_text(content)
+    with pytest.raises(PosefoundryError, match=r"decision\.json"):
         register.run(Register(), **paths)
     assert list_versions("posefoundry") == []
 

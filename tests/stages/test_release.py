@@ -155,7 +155,11 @@ def test_an_artifact_is_judged_by_its_own_figures(inputs, exported):
     assert passport["weights_sha256"] == sha256_of_file(exported / "export" / "model.onnx")
     assert passport["runtime"] == "onnxruntime"
     assert decision["artifacts"]["model.onnx"]["detections"] > 0
+    page = (inputs["report"] / "index.html").read_text()
+    assert "model.onnx may ship." in page and "model.onnx is small enough" in page
     run = store.client().get_run(json.loads(inputs["run"].read_text())["run_id"])
+    logged = {entry.path for entry in store.client().list_artifacts(run.info.run_id, "release")}
+    assert logged == {"release/decision.json", "release/index.html"}
     assert run.data.tags["release.passed"] == "true"
     assert run.data.metrics["release_passed"] == 1
     assert run.data.metrics["onnxruntime_test_box_ap"] == pytest.approx(decision["artifacts"]["model.onnx"]["box_ap"])

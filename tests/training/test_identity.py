@@ -10,7 +10,7 @@ from posefoundry.training import identity
 
 PACKAGE = Path(posefoundry.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
-# They read parameters or tags, tell of faults, refuse broken images or end processes, but change no number here.
+# They read parameters or tags, tell of faults, refuse broken images or end processes, but change no number.
 WITHOUT_INFLUENCE = {
     "config.py",
     "datasets/coco.py",

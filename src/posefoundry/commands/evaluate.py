@@ -10,8 +10,9 @@ from posefoundry.evaluation import passport
 from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule, read_detections, require_coco_form
 from posefoundry.evaluation.matching import match_persons
-from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator, average
+from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator
 from posefoundry.evaluation.sigma_choice import choose_sigmas
+from posefoundry.evaluation.slice_table import slice_rows
 from posefoundry.evaluation.slices import read_tags
 from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
@@ -50,7 +51,7 @@ def evaluate(words: list[str]) -> None:
     results = read_json(detections)
     found = read_detections(results, evaluator.truth, str(detections))
     evaluation = evaluator.evaluate_arrays(found)
-    slices = _slice_rows(evaluation) if with_slices else None
+    slices = slice_rows(evaluation) if with_slices else None
     warnings = _warnings(evaluator, evaluation, results)
 
     counts = {
@@ -135,25 +136,6 @@ def _tags(path: Path, images: list[dict[str, Any]]) -> dict[str, list[str | None
                 f"images[{number}] of the annotations."
             )
     return read_tags(path, [image["file_name"] for image in images])
-
-
-def _slice_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-    truth, rows = evaluation.truth, []
-    for name, matches in evaluation.slices.items():
-        population = evaluation.slicer.population(name)
-        persons = population.persons & population.images[truth.image]
-        group, _, value = name.partition("=") if "&" not in name else (name, "", "")
-        figures = [average(matches), average(matches, 0.5), average(matches, 0.75), average(matches, recall=True)]
-        rows.append({
-            "slice": name,
-            "group": group,
-            "value": value,
-            "images": len(set(truth.image[persons].tolist())),
-            "persons": int(persons.sum()),
-            "keypoints": int(population.keypoints[persons].sum()),
-            **dict(zip(SLICE_FIGURES, figures, strict=True)),
-        })  # fmt: skip
-    return rows
 
 
 def _warnings(evaluator: OksEvaluator, evaluation: Evaluation, results: list[dict[str, Any]]) -> list[str]:

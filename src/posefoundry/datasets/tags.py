@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from posefoundry.datasets.coco import flat_name
@@ -24,7 +24,8 @@ def read_tags(path: Path) -> Tags:
 
     Raises:
         PosefoundryError: The file is missing or not CSV in UTF-8, has no column `file_name`, a tag's name is empty,
-            comes twice or is `corrected`, a row contradicts another, or `check_tags` refuses.
+            comes twice, is `corrected` or that of a group of slices, a tag or value has a `=` or `&` in it, or a row
+            contradicts another.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
@@ -48,28 +49,15 @@ def read_tags(path: Path) -> Tags:
         name = flat_name(values.pop("file_name"))
         if tags.setdefault(name, values) != values:
             raise PosefoundryError(f"{path}, line {number}: {name!r} stands there twice, with different tags.")
-    check_tags(str(path), {name: {values[name] for values in tags.values()} for name in names})
-    return tags
-
-
-def check_tags(where: str, values_of: Mapping[str, Iterable[str]]) -> None:
-    """Refuses tags by which no slice could be named.
-
-    Args:
-        where: What the file is called in messages.
-        values_of: The values of each tag.
-
-    Raises:
-        PosefoundryError: A tag has the name of a group of slices, or a tag or value has a `=` or `&` in it.
-    """
-    for name, values in values_of.items():
+    for name in names:
         if name in SLICE_GROUPS:
-            raise PosefoundryError(f"{where}: the evaluation has slices by {name!r} already. Rename that tag.")
-        for text in (name, *sorted(values)):
+            raise PosefoundryError(f"{path}: the evaluation has slices by {name!r} already. Rename that tag.")
+        for text in (name, *(values[name] for values in tags.values())):
             if "=" in text or "&" in text:
                 raise PosefoundryError(
-                    f"{where}: expected tags without '=' and '&', which slices are named by, got {text!r}."
+                    f"{path}: expected tags without '=' and '&', by which the gate's rules name slices, got {text!r}."
                 )
+    return tags
 
 
 def write_tags(path: Path, tags: Tags, file_names: Iterable[str], corrected: set[str] | None) -> None:

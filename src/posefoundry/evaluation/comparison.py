@@ -7,26 +7,33 @@ import numpy as np
 
 from posefoundry.config import Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled, resample_differences
-from posefoundry.evaluation.intervals import holm, p_value_two_sided, percentile_interval
+from posefoundry.evaluation.intervals import confidence_interval, holm, p_value_two_sided
 from posefoundry.evaluation.matching import image_scores, match_persons
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
 from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
 from posefoundry.evaluation.slices import Slicer
 
 CHANGED_IMAGES = 12  # shown of each, those that got better and those that got worse
+MAX_SHOWN_VALUES = 20  # of a tag that is shown unasked
 LEAST_CHANGE = 0.05  # of an image's mean OKS; less is no change that anybody would see
 
 # AP of a slice at one threshold or, None, over all.
 THRESHOLD = {"oks_ap": None, "oks_ap50": 0.5, "oks_ap75": 0.75}
 
 
-def named_slices(slicer: Slicer, settings: Gate) -> dict[str, list[str]]:
-    """Returns for each name of the settings the slices it stands for.
+def named_slices(slicer: Slicer, settings: Gate, tags: Mapping[str, Sequence[str | None]]) -> dict[str, list[str]]:
+    """Returns for each name of the settings, and for each tag of the images, the slices it stands for.
+
+    Args:
+        slicer: The slices that there are.
+        settings: Of which slices some are named.
+        tags: The images' tags with their values; those of many values are for other uses, and only shown if named.
 
     Raises:
         PosefoundryError: There is no such slice in this data.
     """
-    names = [WHOLE, *settings.shown_slices]
+    few = [tag for tag, values in tags.items() if 0 < len(set(values) - {None}) <= MAX_SHOWN_VALUES]
+    names = [WHOLE, *settings.shown_slices, *few]
     for rule in settings.rules:
         if isinstance(rule, Floor | Improvement):
             names.append(rule.slice)
@@ -69,11 +76,12 @@ def compare(
 def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[dict[str, Any]]:
     """Returns one row a slice with people in it: both models' AP, its difference, and how sure that is.
 
-    The p values are two-sided; corrected, they are those of looking at all these slices at once.
+    The p values are two-sided; corrected, they are those of looking at all these slices at once. By the corrected ones
+    a difference is proven, `better` or `worse`, or not, None.
     """
     shown = {name: (entry, entry.of("oks_ap")) for name, entry in resampled.items() if entry.persons}
     p_values = {
-        name: p_value_two_sided(difference.resampled)
+        name: p_value_two_sided(difference.resampled, entry.images)
         for name, (entry, difference) in shown.items()
         if entry.images >= MIN_IMAGES
     }
@@ -86,9 +94,14 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
             "candidate": difference.candidate,
             "production": difference.production,
             "difference": difference.value,
-            "interval": percentile_interval(difference.resampled, confidence),
+            "interval": confidence_interval(difference.resampled, confidence, entry.images),
             "p_value": p_values.get(name),
             "p_value_holm": corrected.get(name),
+            "proven": (
+                ("better" if difference.value > 0 else "worse")
+                if corrected.get(name, 1.0) <= 1 - confidence and difference.value
+                else None
+            ),
         }
         for name, (entry, difference) in shown.items()
     ]

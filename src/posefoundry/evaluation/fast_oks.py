@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from posefoundry.evaluation.greedy import Pairs
+from posefoundry.evaluation.greedy import Pairs, stable_order
 from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
 # As in pycocotools' Params, to the last bit.
@@ -62,14 +62,21 @@ def precision_at_recalls(matches: SliceMatches) -> np.ndarray:
     precision = np.zeros((len(matches.matched), len(RECALLS)))
     if n_positives == 0:
         return np.full_like(precision, np.nan)
-    for row, matched, ignored in zip(precision, matches.matched, matches.ignored, strict=True):
-        places = np.flatnonzero(matched)
-        if not len(places):
+    some = np.flatnonzero(matches.matched.any(axis=0))
+    right = matches.matched[:, some]
+    # Most of those who are ignored are so at all thresholds: they are counted once.
+    always = matches.ignored.all(axis=0)
+    sometimes = np.flatnonzero(matches.ignored.any(axis=0) & ~always)
+    ignored = matches.ignored[:, sometimes]
+    n_always = np.cumsum(always, dtype=np.int32)[some] if always.any() else np.zeros(len(some), np.int32)
+    for t, row in enumerate(precision):
+        chosen = np.flatnonzero(right[t])
+        if not len(chosen):
             continue
+        places = some[chosen]
         n_right = np.arange(1, len(places) + 1)
-        n_wrong = places + 1 - n_right
-        if ignored.any():
-            n_wrong -= np.cumsum(ignored, dtype=np.int32)[places]
+        n_ignored = n_always[chosen] + np.searchsorted(sometimes[ignored[t]], places)
+        n_wrong = places + 1 - n_right - n_ignored
         # eps as in pycocotools, and in its order of summation
         envelope = np.maximum.accumulate((n_right / (n_wrong + n_right + np.spacing(1)))[::-1])[::-1]
         first = np.searchsorted(n_right / n_positives, RECALLS, side="left")
@@ -119,19 +126,20 @@ class Candidates:
 def candidates(truth: GroundTruth, detections: Detections, max_per_image: int) -> Candidates:
     """Picks the `max_per_image` highest scores of each image and class and pairs them with the persons there."""
     n_categories = len(truth.category_ids)
-    group = detections.image * n_categories + detections.category
-    by_group = np.lexsort((-detections.scores, group))
-    kept = by_group[_places(group[by_group]) < max_per_image]
     # pycocotools strings images together in order of id, and sorts the string by score with a stable sort.
-    kept = kept[np.lexsort((kept, detections.image[kept], -detections.scores[kept]))]
-    group = group[kept]
-
-    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
-    detection = np.argsort(group, kind="stable")
+    by_image = stable_order(detections.image)
+    order = by_image[np.argsort(-detections.scores[by_image], kind="stable")]
+    group = (detections.image * n_categories + detections.category)[order]
+    detection = stable_order(group)
     turn = np.empty_like(detection)
     turn[detection] = _places(group[detection])
+    is_kept = turn < max_per_image
+    kept, group, turn = order[is_kept], group[is_kept], turn[is_kept]
+
+    # Detections and persons, group after group; those of a group by falling score, and in the order of the file.
+    detection = stable_order(group)
     group_of_person = truth.image * n_categories + truth.category
-    by_group = np.argsort(group_of_person, kind="stable")
+    by_group = stable_order(group_of_person)
     sizes = np.bincount(group_of_person, minlength=len(truth.image_ids) * n_categories)
     starts = np.cumsum(sizes) - sizes
     n_pairs = sizes[group[detection]]
@@ -158,13 +166,12 @@ class KeypointSimilarity:
 
     def oks(self, labelled: np.ndarray) -> np.ndarray:
         """Returns (P,) OKS over the labelled keypoints, (N, K) flags."""
-        count = labelled.sum(axis=1)
         person = self.pairs.person
-        if labelled.shape[1] and count.max(initial=0) <= 1 and len(used := np.flatnonzero(labelled.any(axis=0))) == 1:
-            total = self.labelled[used[0]]
-        else:
-            total = np.einsum("kp,kp->p", self.labelled, labelled.T[:, person])
-        n = count[person]
+        used = np.flatnonzero(labelled.any(axis=0))
+        if len(used) == 1:
+            return np.where(labelled[:, used[0]][person], self.labelled[used[0]], self.of_box)
+        n = np.count_nonzero(labelled, axis=1)[person]
+        total = np.einsum("kp,kp->p", self.labelled, labelled.T[:, person])
         return np.where(n > 0, total / np.maximum(n, 1), self.of_box)
 
 
@@ -177,27 +184,71 @@ def keypoint_similarity(
     be told from the extents alone. With `at_least` 0 no pair is left out.
     """
     variances = (2 * sigmas) ** 2
-    pairs = found.pairs
-    xy = detections.keypoints_xy[found.source]
-    if at_least > 0 and len(xy):
-        reach = np.sqrt(-2 * np.log(at_least) * variances.max() * (truth.areas + np.spacing(1))) * 1.001
-        pairs = _within_reach(truth, pairs, xy, reach)
-    person, detection = pairs.person, pairs.detection
     scale = truth.areas + np.spacing(1)
-    labelled = np.empty((len(sigmas), len(person)))
-    of_box = np.zeros(len(person))
-    low, high = _doubled(truth.boxes_xywh)
-    # (K, 2, N) and (K, 2, D): one keypoint after another lies together in memory
+    # Of each keypoint the x of all persons lie together in memory, and the y: (K, 2, N), and of detections that have
+    # anybody in their image (K, 2, R).
     truth_xy = np.ascontiguousarray(truth.keypoints_xy.transpose(1, 2, 0))
-    found_xy = np.ascontiguousarray(xy.transpose(1, 2, 0))
-    scale, low, high = scale[person], low[person].T, high[person].T
+    rows = np.flatnonzero(np.bincount(found.pairs.detection, minlength=len(found.source)))
+    found_xy = detections.keypoints_xy.transpose(1, 2, 0).take(found.source[rows], axis=2)
+    row = np.zeros(len(found.source), np.int64)
+    row[rows] = np.arange(len(rows))
+    extent = (found_xy.min(axis=0), found_xy.max(axis=0)) if found_xy.size else (np.zeros((2, 0)), np.zeros((2, 0)))
+
+    pairs = found.pairs
+    if at_least > 0:
+        reach = np.sqrt(-2 * np.log(at_least) * variances.max(initial=0) * scale) * 1.001
+        pairs = _within_reach(truth, truth_xy, pairs, row[pairs.detection], extent, reach)
+    person, detection = pairs.person, row[pairs.detection]
+    labelled = np.empty((len(sigmas), len(person)))
+    of_pair = scale[person]
     for k, variance in enumerate(variances):
-        guess = found_xy[k][:, detection]
-        dx, dy = guess - truth_xy[k][:, person]
-        labelled[k] = np.exp(-((dx**2 + dy**2) / variance / scale / 2))
-        dx, dy = np.maximum(0, low - guess) + np.maximum(0, guess - high)
-        of_box += np.exp(-((dx**2 + dy**2) / variance / scale / 2))
-    return KeypointSimilarity(pairs, labelled, of_box / max(1, len(sigmas)))
+        dx = found_xy[k, 0][detection] - truth_xy[k, 0][person]
+        dy = found_xy[k, 1][detection] - truth_xy[k, 1][person]
+        labelled[k] = _similarity(dx, dy, variance, of_pair)
+    of_box = _similarity_with_box(truth, found_xy, extent, person, detection, variances, of_pair)
+    return KeypointSimilarity(pairs, labelled, of_box)
+
+
+def _similarity(dx: np.ndarray, dy: np.ndarray, variance: float, scale: np.ndarray) -> np.ndarray:
+    """Returns exp(-d^2 / (2 variance scale)), in pycocotools' order of division; works in `dx` and `dy`."""
+    dx *= dx
+    dy *= dy
+    dx += dy
+    dx /= variance
+    dx /= scale
+    dx /= -2
+    return np.exp(dx, out=dx)
+
+
+def _similarity_with_box(
+    truth: GroundTruth,
+    found_xy: np.ndarray,
+    extent: tuple[np.ndarray, np.ndarray],
+    person: np.ndarray,
+    detection: np.ndarray,
+    variances: np.ndarray,
+    scale: np.ndarray,
+) -> np.ndarray:
+    """Returns (P,) `KeypointSimilarity.of_box`: 1 where all keypoints lie within twice the box."""
+    low, high = (corner.T for corner in _doubled(truth.boxes_xywh))
+    least, most = extent
+    is_beyond = np.zeros(len(person), bool)
+    for axis in (0, 1):
+        is_beyond |= least[axis][detection] < low[axis][person]
+        is_beyond |= most[axis][detection] > high[axis][person]
+    beyond = np.flatnonzero(is_beyond)
+    person, detection, scale = person[beyond], detection[beyond], scale[beyond]
+    low, high = low[:, person], high[:, person]
+    total = np.zeros(len(beyond))
+    for xy, variance in zip(found_xy, variances, strict=True):
+        dx, dy = (
+            np.maximum(0, low[axis] - guess) + np.maximum(0, guess - high[axis])
+            for axis, guess in enumerate((xy[0][detection], xy[1][detection]))
+        )
+        total += _similarity(dx, dy, variance, scale)
+    of_box = np.ones(len(is_beyond))
+    of_box[beyond] = total / max(1, len(variances))
+    return of_box
 
 
 def box_iou(truth: GroundTruth, detections: Detections, found: Candidates) -> np.ndarray:
@@ -216,17 +267,24 @@ def box_iou(truth: GroundTruth, detections: Detections, found: Candidates) -> np
     return np.divide(inside, union, out=np.zeros_like(inside), where=inside > 0)
 
 
-def _within_reach(truth: GroundTruth, pairs: Pairs, found_xy: np.ndarray, reach: np.ndarray) -> Pairs:
-    low, high = _doubled(truth.boxes_xywh)
-    is_labelled = (truth.visibility > 0)[..., None]
-    low = np.minimum(low, np.where(is_labelled, truth.keypoints_xy, np.inf).min(axis=1)) - reach[:, None]
-    high = np.maximum(high, np.where(is_labelled, truth.keypoints_xy, -np.inf).max(axis=1)) + reach[:, None]
-    least, most = found_xy.min(axis=1), found_xy.max(axis=1)
-    person, detection = pairs.person, pairs.detection
-    near = np.ones(len(person), bool)
+def _within_reach(
+    truth: GroundTruth,
+    truth_xy: np.ndarray,
+    pairs: Pairs,
+    row: np.ndarray,
+    extent: tuple[np.ndarray, np.ndarray],
+    reach: np.ndarray,
+) -> Pairs:
+    """Returns the pairs of which any keypoint may be near enough; `row` is each pair's place in the extents."""
+    low, high = (corner.T for corner in _doubled(truth.boxes_xywh))
+    is_labelled = (truth.visibility.T > 0)[:, None]
+    low = np.minimum(low, np.where(is_labelled, truth_xy, np.inf).min(axis=0, initial=np.inf)) - reach
+    high = np.maximum(high, np.where(is_labelled, truth_xy, -np.inf).max(axis=0, initial=-np.inf)) + reach
+    least, most = extent
+    near = np.ones(len(row), bool)
     for axis in (0, 1):
-        near &= least[detection, axis] <= high[person, axis]
-        near &= most[detection, axis] >= low[person, axis]
+        near &= least[axis][row] <= high[axis][pairs.person]
+        near &= most[axis][row] >= low[axis][pairs.person]
     return pairs.only(near)
 
 

@@ -4,20 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from posefoundry.config import ArtifactFloor, Gate, LatencyBudget, Parity, Release, SizeBudget
-from posefoundry.evaluation.intervals import percentile_interval
+from posefoundry.config import (
+    ArtifactFloor,
+    Gate,
+    Improvement,
+    LatencyBudget,
+    NoRegression,
+    Parity,
+    Release,
+    SizeBudget,
+)
+from posefoundry.evaluation.intervals import confidence_interval
+from posefoundry.evaluation.power import Asked, Power, power_of, visible_drop
 from posefoundry.evaluation.rules import (
     TOLERANCE,
     WHOLE,
     Evidence,
     Outcome,
     apply_rules,
-    digits_of,
     floor,
-    interval_in_words,
     number,
-    title,
 )
+from posefoundry.evaluation.wording import digits_of, interval_in_words, title
 
 
 @dataclass(frozen=True)
@@ -64,13 +72,45 @@ def decide(settings: Gate, evidence: Evidence) -> Decision:
 def _against_production(settings: Gate, evidence: Evidence) -> str:
     value, _ = number(evidence.metrics, "oks_ap", "the candidate")
     of_candidate = "it keeps all rules" if value is None else f"its OKS AP is {value:.3f}"
+    compares = any(isinstance(rule, NoRegression | Improvement) for rule in settings.rules)
+    if compares and evidence.production and evidence.production.obstacle:
+        return f"{of_candidate}; it could not be compared, which gate.incomparable_production waives."
     resampled = evidence.production.resampled.get(WHOLE) if evidence.production else None
-    if resampled is None:
+    if resampled is None or not resampled.persons:
         return f"{of_candidate}."
     difference = resampled.of("oks_ap")
-    interval = percentile_interval(difference.resampled, settings.confidence)
+    interval = confidence_interval(difference.resampled, settings.confidence, resampled.images)
     against = f"{of_candidate} against {difference.production:.3f}, a difference of {difference.value:+.3f}"
     return f"{against} ({interval_in_words(interval, settings.confidence)})." if interval else f"{against}."
+
+
+def power_of_gate(settings: Gate, evidence: Evidence, decision: Decision, images: int) -> Power | None:
+    """Returns what the images can show of the differences that the rules ask for; None without anything to compare.
+
+    Args:
+        settings: The rules.
+        evidence: What they looked at.
+        decision: What came of it.
+        images: How many test images there are.
+    """
+    tested = [rule for rule in decision.rules if rule.visible_drop is not None]
+    asked = [Asked(rule.slice or WHOLE, rule.metric or "", rule.visible_drop or 0.0, rule.margin) for rule in tested]
+    demand = settings.mode == "demand_non_inferiority"
+    whole = [entry for entry in asked if entry.slice_name == WHOLE]
+    if not whole and evidence.production and WHOLE in evidence.production.resampled:
+        resampled = evidence.production.resampled[WHOLE]
+        drop = visible_drop(resampled.of("oks_ap").resampled, resampled.images, settings.confidence)
+        whole = [] if drop is None else [Asked(WHOLE, "oks_ap", drop, None)]
+    if not whole:
+        return None
+    return power_of(
+        max(whole, key=lambda entry: entry.visible_drop - (entry.margin or 0.0)),
+        images=images,
+        confidence=settings.confidence,
+        tests=max(1, sum(rule.p_value_holm is not None for rule in decision.rules)),
+        must_prove=demand,
+        of_slices=[entry for entry in asked if entry.slice_name != WHOLE],
+    )
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def match(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> list[t
 
     Args:
         pairs: Who may be matched with whom.
-        tasks: The similarities and whom to ignore.
+        tasks: The similarities and whom to ignore. Tasks with the same array of similarities cost less.
         thresholds: (T,) rising, above 0; at most 16.
 
     Returns:
@@ -69,74 +69,148 @@ def match(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> list[t
     results = []
     for task, right_bits, ignored_bits in zip(tasks, right, taken_ignored, strict=True):
         if task.outside is not None:
-            ignored_bits[task.outside] = ~right_bits[task.outside]
+            ignored_bits |= np.where(task.outside, ~right_bits, Bits(0))
         results.append((_flags(right_bits, len(thresholds)), _flags(ignored_bits, len(thresholds))))
     return results
+
+
+def stable_order(keys: np.ndarray) -> np.ndarray:
+    """Returns the stable order of integers from 0, sorted by counting, sixteen bits at a time."""
+    largest = int(keys.max(initial=0))
+    order = np.argsort(keys.astype(np.uint16), kind="stable")  # numpy counts where there are 16 bits
+    for shift in range(16, largest.bit_length(), 16):
+        order = order[np.argsort((keys[order] >> shift).astype(np.uint16), kind="stable")]
+    return order
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """All pairs of all tasks that reach the lowest threshold; those of a move, a detection of a task, lie together.
+
+    Attributes:
+        first: (M,) the first pair of each move.
+        count: (M,) how many pairs it has.
+        move: (M,) task * D + detection.
+        turn: (M,) its turn.
+        wanted: (P,) integers that rise with how much the person is wanted.
+        terms: (P,) integers of three parts. From bit 32 on: the seat, where it is written who is taken,
+            task * N + person, and for crowds the last one, which stays empty. 16 bits: all set if the person is not
+            ignored. 16 bits: the thresholds that the similarity reaches.
+    """
+
+    first: np.ndarray
+    count: np.ndarray
+    move: np.ndarray
+    turn: np.ndarray
+    wanted: np.ndarray
+    terms: np.ndarray
 
 
 def _play(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lets all detections choose; returns (tasks, D) bits of the thresholds at which they are right, and ignored."""
     n_persons, n_detections = len(pairs.is_crowd), len(pairs.turn)
-    near = [np.flatnonzero(task.similarity >= thresholds[0]) for task in tasks]
-    task = np.repeat(np.arange(len(tasks), dtype=np.int32), [len(indices) for indices in near])
-    persons = [pairs.person[indices] for indices in near]
-    person, detection = np.concatenate(persons), pairs.detection[np.concatenate(near)]
-    similarity = np.concatenate([t.similarity[indices] for t, indices in zip(tasks, near, strict=True)])
-    is_regular = np.concatenate([~t.ignored_persons[here] for t, here in zip(tasks, persons, strict=True)])
-    reached = np.concatenate(([0], 2 ** np.arange(1, len(thresholds) + 1) - 1)).astype(Bits)
-    seat = task * n_persons + person  # each task has seats of its own
-    move = task.astype(np.int64) * n_detections + detection
-
-    first = np.flatnonzero(np.diff(move, prepend=-1))  # of each move's pairs
-    n_choices = np.diff(np.append(first, len(move)))
-    preference = _by_preference(first, n_choices, similarity, is_regular)
-    seat, is_regular = seat[preference], is_regular[preference]
-    free_bits = reached[np.searchsorted(thresholds, similarity, side="right")][preference]
-    stays_free = pairs.is_crowd[person][preference]
-
-    move_of = move[first]
     right = np.zeros(len(tasks) * n_detections, Bits)
     ignored = np.zeros_like(right)
-    taken = np.zeros(len(tasks) * n_persons, Bits)
-    for moves in _rounds(pairs.turn[move_of % n_detections], n_choices):
-        found, found_ignored = np.zeros(len(moves), Bits), np.zeros(len(moves), Bits)
-        # Those with the most choices come first, so that those with a further choice are always the first few.
-        for choice in range(n_choices[moves[0]]):
-            n = int(np.searchsorted(-n_choices[moves], -choice, side="left"))
-            here = first[moves[:n]] + choice
-            takes = free_bits[here] & ~taken[seat[here]] & ~(found[:n] | found_ignored[:n])
-            regular = is_regular[here]
-            found[:n] |= np.where(regular, takes, Bits(0))
-            found_ignored[:n] |= np.where(regular, Bits(0), takes)
-            taken[seat[here]] |= np.where(stays_free[here], Bits(0), takes)
-        right[move_of[moves]], ignored[move_of[moves]] = found, found_ignored
+    taken = np.zeros(len(tasks) * n_persons + 1, Bits)
+    choices = _choices(pairs, tasks, thresholds)
+    if len(choices.move):
+        moves, blocks, in_turn = _in_turns(choices)
+        terms = choices.terms[in_turn]
+        seat, regular, reached = terms >> 32, (terms >> 16).astype(Bits), terms.astype(Bits)
+        got, found = np.zeros(len(moves), Bits), np.zeros(len(moves), Bits)
+        for start, end, first_move in blocks:
+            sitting = seat[start:end]
+            theirs, mine = taken[sitting], got[first_move : first_move + end - start]
+            takes = reached[start:end] & ~(theirs | mine)
+            mine |= takes
+            found[first_move : first_move + end - start] |= takes & regular[start:end]
+            taken[sitting] = theirs | takes
+            taken[-1] = 0
+        right[choices.move[moves]] = found
+        ignored[choices.move[moves]] = got ^ found
     return right.reshape(len(tasks), -1), ignored.reshape(len(tasks), -1)
 
 
-def _by_preference(
-    first: np.ndarray, n_choices: np.ndarray, similarity: np.ndarray, is_regular: np.ndarray
-) -> np.ndarray:
-    """Returns the order of the pairs in which each move's stay together, the most wanted person first."""
-    # A float64 from 0 to 1, read as an integer, keeps its order and stays below 2^62: regular persons come on top.
-    rank = np.ascontiguousarray(similarity).view(np.int64) + (is_regular.astype(np.int64) << 62)
-    order = np.arange(len(similarity))
-    for count in np.unique(n_choices):
-        if count > 1:
-            members = first[n_choices == count][:, None] + np.arange(count)
-            # Stable and turned round: of equals the last comes first.
-            wanted = np.argsort(rank[members], axis=1, kind="stable")[:, ::-1]
-            order[members] = np.take_along_axis(members, wanted, axis=1)
-    return order
+def _choices(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> _Choices:
+    n_persons, n_detections = len(pairs.is_crowd), len(pairs.turn)
+    bits = (2 ** np.arange(len(thresholds) + 1) - 1).astype(np.int64)
+    parts, n_pairs = [], 0
+    seen: dict[int, tuple[np.ndarray, ...]] = {}  # of each array of similarities
+    for number, task in enumerate(tasks):
+        if id(task.similarity) not in seen:
+            near = np.flatnonzero(task.similarity >= thresholds[0])
+            similarity, detection, person = task.similarity[near], pairs.detection[near], pairs.person[near]
+            level = np.zeros(len(near), np.uint8)
+            for threshold in thresholds:
+                level += similarity >= threshold
+            first = np.flatnonzero(np.diff(detection, prepend=-1))
+            count = np.diff(np.append(first, len(near)))
+            # A float64 from 0 to 1, read as an integer, keeps its order and stays below 2^62.
+            seen[id(task.similarity)] = (
+                first, count, detection[first], pairs.turn[detection[first]], similarity.view(np.int64), person,
+                bits[level],
+            )  # fmt: skip
+        first, count, detection, turn, wanted, person, reached = seen[id(task.similarity)]
+        seat_of = np.arange(n_persons) + number * n_persons
+        seat_of[pairs.is_crowd] = len(tasks) * n_persons
+        is_regular = ~task.ignored_persons
+        # Regular persons come on top.
+        wanted = wanted + (is_regular.astype(np.int64) << 62)[person]
+        terms = reached + ((seat_of << 32) + is_regular * (0xFFFF << 16))[person]
+        parts.append((first + n_pairs, count, detection + number * n_detections, turn, wanted, terms))
+        n_pairs += len(person)
+    return _Choices(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _rounds(turn: np.ndarray, n_choices: np.ndarray) -> list[np.ndarray]:
-    """Returns the moves of each turn, those with the most choices first."""
-    most = int(n_choices.max(initial=0))
-    key = turn * (most + 1) + (most - n_choices)
-    if len(key) and key.max() < 2**16:
-        key = key.astype(np.uint16)  # sorted by counting, without comparisons
-    order = np.argsort(key, kind="stable")
-    return [moves for moves in np.split(order, np.cumsum(np.bincount(turn))[:-1]) if len(moves)]
+def _in_turns(choices: _Choices) -> tuple[np.ndarray, list[tuple[int, int, int]], np.ndarray]:
+    """Puts the choices in the order in which they are made: turn by turn, in a turn all first choices, then all second.
+
+    Returns:
+        (M,) moves, turn by turn, in a turn those with the most choices first, so that those with a further choice are
+        always the first few; blocks of choices made at once: start, end and the place of the first one's move; and the
+        (P,) pairs in that order.
+    """
+    most = int(choices.count.max())
+    by_count = stable_order(most - choices.count)
+    bounds = np.append(0, np.cumsum(np.bincount(choices.count, minlength=most + 1)[::-1]))
+    # Of each pair the block; move after move, so that all blocks have the moves in the same order.
+    members = np.empty(len(choices.wanted), np.int64)
+    key = np.empty(len(choices.wanted), np.int64)
+    done = 0
+    for count, start, end in zip(range(most, 0, -1), bounds, bounds[1:], strict=False):
+        moves = by_count[start:end]
+        rows = slice(done, done + len(moves) * count)
+        pairs = choices.first[moves] + np.arange(count)[:, None]
+        members[rows].reshape(-1, count)[:] = pairs.T
+        key[rows].reshape(-1, count)[:] = (choices.turn[moves] * most + _ranks(choices.wanted[pairs])).T
+        done = rows.stop
+    order = stable_order(key)
+    sizes = np.bincount(key)
+    used = np.flatnonzero(sizes)
+    ends = np.cumsum(sizes[used])
+    starts = ends - sizes[used]
+    # Each turn begins with its moves' first choices, of which there are as many as moves.
+    is_first = used % most == 0
+    first_moves = np.cumsum(np.where(is_first, sizes[used], 0)) - sizes[used][is_first][np.cumsum(is_first) - 1]
+    blocks = list(zip(starts.tolist(), ends.tolist(), first_moves.tolist(), strict=True))
+    return by_count[stable_order(choices.turn[by_count])], blocks, members[order]
+
+
+def _ranks(wanted: np.ndarray) -> np.ndarray:
+    """Returns the places of (n, M) values in falling order of each column; of equals the last comes first."""
+    n = len(wanted)
+    if n > 12:  # so many comparisons of all with all take longer than sorting
+        order = np.argsort(wanted, axis=0, kind="stable")[::-1]
+        ranks = np.empty_like(order)
+        np.put_along_axis(ranks, order, np.arange(n)[:, None], axis=0)
+        return ranks
+    ranks = np.zeros(wanted.shape, np.int64)
+    for i in range(n):
+        for j in range(i + 1, n):
+            later = wanted[j] >= wanted[i]
+            ranks[i] += later
+            ranks[j] += ~later
+    return ranks
 
 
 def _flags(bits: np.ndarray, n_thresholds: int) -> np.ndarray:

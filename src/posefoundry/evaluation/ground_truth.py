@@ -243,7 +243,8 @@ def read_detections(detections: Sequence[dict[str, Any]], truth: GroundTruth, wh
                 f"{where}[{values}], of image {entry['image_id']!r}: expected {expected}, got {_shown(entry[key])}."
             )
     assert isinstance(scores, np.ndarray) and isinstance(points, np.ndarray) and not isinstance(boxes, int)
-    xy = np.ascontiguousarray(points.reshape(-1, n_keypoints, 3)[..., :2])
+    # (M, K, 2), but in memory of each keypoint all x lie together, and all y, as they are worked with.
+    xy = np.ascontiguousarray(points.reshape(-1, n_keypoints, 3)[..., :2].transpose(1, 2, 0)).transpose(2, 0, 1)
     if boxes is None:  # as pycocotools' loadRes
         low, high = (xy.min(axis=1), xy.max(axis=1)) if len(xy) else (np.zeros((0, 2)), np.zeros((0, 2)))
         boxes = np.concatenate((low, high - low), axis=1)

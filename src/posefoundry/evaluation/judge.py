@@ -11,7 +11,7 @@ from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, to_coco_results
-from posefoundry.evaluation.passport import conditions_of_test, software_versions
+from posefoundry.evaluation.passport import SOFTWARE_OF_RUNTIME, conditions_of_test, software_versions
 from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
 from posefoundry.evaluation.slices import ALL, read_tags
 from posefoundry.files import sha256_of_file
@@ -128,7 +128,7 @@ def judge(
         "input_size_px": predictor.image_size_px,
         **origin,
         "device": predictor.backend.device_name,
-        "versions": software_versions(),
+        "versions": software_versions(*SOFTWARE_OF_RUNTIME.get(origin.get("runtime", ""), ())),
     }
     return Judgement(truth, paths, evaluator, evaluator.evaluate_in_detail(detections), detections, passport, settings)
 

@@ -204,7 +204,7 @@ class OksEvaluator:
         matches = slicer.matches(found, similarity, [ALL, "size=medium", "size=large"])
         precision = fast_oks.over_classes([fast_oks.precision_at_recalls(m) for m in matches[ALL]])
         return Evaluation(
-            metrics=_oks_metrics(matches) | _box_metrics(truth, detections),
+            metrics=_oks_metrics(matches) | _box_metrics(truth, detections, found),
             oks_thresholds=THRESHOLDS,
             recalls=RECALLS,
             precision=precision,
@@ -244,11 +244,13 @@ def _oks_metrics(matches: Slices) -> Metrics:
     return dict(zip(OKS_METRICS, values, strict=True))
 
 
-def _box_metrics(truth: GroundTruth, detections: Detections) -> Metrics:
+def _box_metrics(truth: GroundTruth, detections: Detections, poses: Candidates) -> Metrics:
     """Box AP: only crowds are ignored here, and the 100 best boxes of an image and class count."""
     if not detections.have_boxes:
         return dict.fromkeys(BOX_METRICS)
-    found = fast_oks.candidates(truth, detections, MAX_BOXES_PER_IMAGE)
+    found = poses
+    if len(poses.source) < len(detections.scores):  # some image has more boxes than poses that count
+        found = fast_oks.candidates(truth, detections, MAX_BOXES_PER_IMAGE)
     iou = fast_oks.box_iou(truth, detections, found)
     tasks, persons = {}, {}
     for name, (low, high) in {ALL: WHOLE_RANGE, **AREA_RANGES}.items():

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.config import Evaluate
-from posefoundry.evaluation.fast_oks import MAX_POSES_PER_IMAGE
+from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import sha256_of_file
 
 AREA_RULE = AREA_RULES["annotation"]
 SOFTWARE = ("posefoundry", "torch", "numpy", "opencv-python-headless", "pycocotools")
 
-# Numbers compare only if these are equal. The rest of a passport may differ, because it belongs to the model and not to
-# the test: its weights, architecture, head and input size, and the machine and software it ran on.
+# Of `SOFTWARE` too where it is what runs the model.
+SOFTWARE_OF_RUNTIME = {"onnxruntime": ("onnxruntime",), "tensorrt": ("tensorrt",)}
+
+# Numbers compare only if these are equal; see `first_difference`.
 COMPARABLE_FIELDS = (
     "images_sha256",
     "annotations_sha256",
     "area_rule",
     "sigmas",
     "max_poses_per_image",
+    "max_boxes_per_image",
     "max_detections",
     "confidence",
     "nms_iou",
@@ -43,6 +46,7 @@ def conditions_of_test(
         "area_rule": AREA_RULE,
         "sigmas": [float(sigma) for sigma in sigmas],
         "max_poses_per_image": MAX_POSES_PER_IMAGE,
+        "max_boxes_per_image": MAX_BOXES_PER_IMAGE,
         "max_detections": settings.max_detections,
         "confidence": settings.confidence,
         "nms_iou": settings.nms_iou,
@@ -68,5 +72,17 @@ def software_versions(*more: str) -> dict[str, str]:
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Returns the first field that keeps the numbers of two passports from being compared, or None if none does."""
+    """Returns the first field that keeps the numbers of two passports from being compared, or None if none does.
+
+    What was asked must be equal, `COMPARABLE_FIELDS`: the images and the annotations by their content; the rules, which
+    are the area rule, the sigmas, how many poses and boxes of an image count and what PCK measures a person by; the
+    thresholds on scores and overlaps and the most detections, without which a model could shine by saying more or less;
+    and the runtime and its precision, so that nobody takes rounding for a better model. The release gate, which is
+    there to compare runtimes, leaves these two out. A field that either passport lacks differs.
+
+    Who answered may be whoever it is: the model's weights and architecture, its head and the input size it was made
+    for are the model, and a larger input that gives better numbers is a better model, whose cost the budgets of
+    latency show. Device and versions of software differ between honest measurements of one model; they are there to
+    be looked up when two numbers that should be equal are not.
+    """
     return next((f for f in COMPARABLE_FIELDS if f not in one or f not in other or one[f] != other[f]), None)

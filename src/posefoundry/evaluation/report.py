@@ -6,6 +6,7 @@ from pathlib import Path
 from posefoundry.evaluation.calibration import calibration
 from posefoundry.evaluation.confusion import class_confusion
 from posefoundry.evaluation.curves import person_csv, precision_recall_csv
+from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.image_table import image_rows
 from posefoundry.evaluation.judge import Judgement
 from posefoundry.evaluation.matching import keypoint_errors, match_persons
@@ -20,9 +21,9 @@ from posefoundry.files import write_json_atomic
 def write_report(folder: Path, judgement: Judgement, *, overlay_images: int) -> None:
     """Writes metrics.json and its passport.json, detections.json, tables, plots/ and overlays/.
 
-    The tables are pr_curve.csv, oks_hist.csv, and by slice, image, score and class slices.json, images.json,
-    calibration.json and classes.json. warnings.json holds what a reader of the numbers must be told, as a list of
-    sentences.
+    The tables are pr_curve.csv, oks_hist.csv, and by slice, image, kind of error, score and class slices.json,
+    images.json, errors.json, calibration.json and classes.json.
+    warnings.json holds what a reader of the numbers must be told, as a list of sentences.
     """
     evaluator, evaluation, detections = judgement.evaluator, judgement.evaluation, judgement.detections
     matches = match_persons(evaluator, evaluation, detections)
@@ -35,6 +36,7 @@ def write_report(folder: Path, judgement: Judgement, *, overlay_images: int) -> 
     write_json_atomic(folder / "slices.json", slice_rows(evaluation, judgement.placement, judgement.settings))
     images = image_rows(evaluator.images, evaluation, judgement.placement, evaluator.tags)
     write_json_atomic(folder / "images.json", images)
+    write_json_atomic(folder / "errors.json", diagnose(evaluation, evaluator.keypoint_names))
     write_json_atomic(folder / "calibration.json", calibration(evaluation.slices[ALL]))
     write_json_atomic(folder / "classes.json", class_confusion(evaluation, evaluator.class_names))
     (folder / "pr_curve.csv").write_text(precision_recall_csv(evaluation))

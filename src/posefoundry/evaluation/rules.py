@@ -2,42 +2,35 @@
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.bootstrap import Resampled
-from posefoundry.evaluation.intervals import holm, p_value_not_above, p_value_not_below, percentile_interval
+from posefoundry.evaluation.intervals import (
+    confidence_interval,
+    holm,
+    p_value_not_above,
+    p_value_not_below,
+    resamples_needed,
+)
+from posefoundry.evaluation.power import visible_drop
+from posefoundry.evaluation.wording import digits_of, interval_in_words, title, where
 
 # Two sums of the same numbers in another order differ by less; no decision should hang on that.
 TOLERANCE = 1e-9
 
-# In fewer images the resamples are too few different ones for their percentiles to mean anything.
+# In fewer images the resamples are too few different ones for their percentiles to mean anything. At 20, the 95 %
+# interval still held the truth in 94.5 % of simulated sets.
 MIN_IMAGES = 20
 
 WHOLE = "all"  # the slice of everybody
 
-# How a metric is called when it is read aloud.
-METRIC_NAMES = {
-    "oks_ap": "Pose accuracy (OKS AP)",
-    "oks_ap50": "Pose accuracy at a lenient match (OKS AP50)",
-    "oks_ap75": "Pose accuracy at a strict match (OKS AP75)",
-    "oks_ap_m": "Pose accuracy on medium-sized persons (OKS AP-M)",
-    "oks_ap_l": "Pose accuracy on large persons (OKS AP-L)",
-    "oks_ar": "Pose recall (OKS AR)",
-    "oks_ar50": "Pose recall at a lenient match (OKS AR50)",
-    "oks_ar75": "Pose recall at a strict match (OKS AR75)",
-    "oks_ar_m": "Pose recall on medium-sized persons (OKS AR-M)",
-    "oks_ar_l": "Pose recall on large persons (OKS AR-L)",
-    "box_ap": "Person detection (box AP)",
-    "box_ap50": "Person detection at a lenient match (box AP50)",
-    "box_ap75": "Person detection at a strict match (box AP75)",
-    "box_ap_s": "Person detection of small persons (box AP-S)",
-    "box_ap_m": "Person detection of medium-sized persons (box AP-M)",
-    "box_ap_l": "Person detection of large persons (box AP-L)",
-}
+Test = Callable[[np.ndarray, float, int], float]
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,7 @@ class Outcome:
         p_value: How compatible the images are with the claim not being true; see `_no_regressions`.
         p_value_holm: The same, corrected for the number of slices.
         margin: What may be lost, or must be won.
+        visible_drop: The least loss beyond the margin that these images would prove in four cases of five.
     """
 
     name: str
@@ -77,6 +71,7 @@ class Outcome:
     p_value: float | None = None
     p_value_holm: float | None = None
     margin: float | None = None
+    visible_drop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -158,15 +153,15 @@ def floor(
     artifact: str | None = None,
 ) -> Outcome:
     """Judges whether a figure reaches a floor."""
-    where = _where(slice_name)
-    name = " ".join(part for part in (artifact, f"{metric}{where} reaches its floor") if part)
-    value, fault = number(metrics, metric, f"{whose}{where}")
+    name = " ".join(part for part in (artifact, f"{metric}{_in(slice_name)} reaches its floor") if part)
+    value, fault = number(metrics, metric, f"{whose}{where(slice_name)}")
     if value is None:
         return Outcome(name, "floor", False, fault, metric, slice_name, artifact, bound=bound)
     passed = value >= bound - TOLERANCE
     link, digits = "and" if passed else "but", digits_of(value, bound)
     of = f" of {artifact}" if artifact else ""
-    sentence = f"{title(metric)}{where}{of} is {value:.{digits}f}, {link} at least {bound:.{digits}f} is required."
+    what = f"{title(metric)}{where(slice_name)}{of}"
+    sentence = f"{what} is {value:.{digits}f}, {link} at least {bound:.{digits}f} is required."
     return Outcome(name, "floor", passed, sentence, metric, slice_name, artifact, value, bound=bound)
 
 
@@ -215,17 +210,13 @@ def _no_regressions(
             if name not in rule.slices and (resampled is None or resampled.persons == 0):
                 continue  # one of a group, of whom there is nobody here
             found.append(_regression(settings, rule, name, resampled))
-    p_values = {str(i): o.p_value for i, (o, _) in enumerate(found) if o.p_value is not None}
-    least = math.ceil(2 * len(p_values) / (1 - settings.confidence) - 1e-6)
-    if not demand and settings.resamples < least:
-        raise PosefoundryError(
-            f"To prove a loss in one of {len(p_values)} slices at confidence {settings.confidence:g}, expected "
-            f"gate.resamples of at least {least}, got {settings.resamples}."
-        )
-    corrected = {} if demand else holm(p_values)
+    tested = {str(i): (o.p_value, r.images) for i, (o, r) in enumerate(found) if r and o.p_value is not None}
+    if not demand:
+        _require_resamples(settings, [images for _, images in tested.values()])
+    corrected = {} if demand else holm({key: p_value for key, (p_value, _) in tested.items()})
     return [
         _with_verdict(
-            settings, replace(o, p_value_holm=corrected.get(str(i))), resampled, production.version, len(p_values)
+            settings, replace(o, p_value_holm=corrected.get(str(i))), resampled, production.version, len(tested)
         )
         if resampled
         else o
@@ -233,72 +224,83 @@ def _no_regressions(
     ]
 
 
+def _require_resamples(settings: Gate, images: Sequence[int]) -> None:
+    """Refuses so many slices that no loss in them could ever be proven, having looked at all."""
+    level = (1 - settings.confidence) / 2 / max(1, len(images))
+    needed = max((resamples_needed(level, n) for n in images), default=0)
+    if settings.resamples + 1 < needed:
+        raise PosefoundryError(
+            f"To prove a loss in one of {len(images)} slices, of which the least is shown by {min(images)} images, at "
+            f"confidence {settings.confidence:g}, expected gate.resamples of at least {needed}, got "
+            f"{settings.resamples}."
+        )
+
+
 def _regression(
     settings: Gate, rule: NoRegression, name: str, resampled: Resampled | None
 ) -> tuple[Outcome, Resampled | None]:
     """Returns the figures, as yet without a verdict, and what they rest on; None if nothing."""
-    label = f"{rule.metric}{_where(name)} keeps up with production"
+    label = f"{rule.metric}{_in(name)} keeps up with production"
     outcome = Outcome(label, "no_regression", False, "", rule.metric, name, margin=rule.margin)
-    difference = resampled.of(rule.metric) if resampled else None
+    test = p_value_not_above if settings.mode == "demand_non_inferiority" else p_value_not_below
+    return _compared(settings, outcome, resampled, rule.metric, -rule.margin, test)
+
+
+def _compared(
+    settings: Gate, outcome: Outcome, resampled: Resampled | None, metric: str, shift: float, test: Test
+) -> tuple[Outcome, Resampled | None]:
+    """Adds the figures of a comparison: the bound lies at production's figure plus `shift`, and `test` asks of it."""
+    difference = resampled.of(metric) if resampled else None
     if resampled is None or difference is None or math.isnan(difference.value):
-        sentence = f"{title(rule.metric)}{_where(name)} has no value on these test images, so it proves nothing."
+        sentence = f"{title(metric)}{where(outcome.slice)} has no value on these test images, so it proves nothing."
         return replace(outcome, sentence=sentence), None
-    p_value = None
-    if resampled.images >= MIN_IMAGES:
-        test = p_value_not_above if settings.mode == "demand_non_inferiority" else p_value_not_below
-        p_value = test(difference.resampled, -rule.margin)
-    outcome = replace(
+    images = resampled.images
+    return replace(
         outcome, candidate=difference.candidate, production=difference.production,
-        bound=difference.production - rule.margin, difference=difference.value,
-        interval=percentile_interval(difference.resampled, settings.confidence), p_value=p_value,
-    )  # fmt: skip
-    return outcome, resampled
+        bound=difference.production + shift, difference=difference.value,
+        interval=confidence_interval(difference.resampled, settings.confidence, images),
+        p_value=test(difference.resampled, shift, images) if images >= MIN_IMAGES else None,
+    ), resampled  # fmt: skip
 
 
 def _with_verdict(settings: Gate, outcome: Outcome, resampled: Resampled, version: str, n_tests: int) -> Outcome:
     """Adds whether a figure that has been compared may pass, and the sentence."""
     demand = settings.mode == "demand_non_inferiority"
     margin = outcome.margin or 0.0
-    head = f"{title(str(outcome.metric))}{_where(outcome.slice)} is {_comparison(outcome, version)}"
+    head = f"{title(str(outcome.metric))}{where(outcome.slice)} is {_comparison(outcome, version)}"
     loss = f"a loss of more than {margin:.3f}" if margin else "a loss"
     if outcome.p_value is None or outcome.interval is None:
-        few = f"only {resampled.images} images show such persons, and fewer than {MIN_IMAGES} prove nothing"
-        return replace(outcome, passed=not demand, sentence=f"{head}; {few}.")
+        return replace(outcome, passed=not demand, sentence=f"{head}; {_too_few(resampled.images)}.")
+    draws = resampled.of(str(outcome.metric)).resampled
+    drop = visible_drop(draws, resampled.images, settings.confidence, tests=1 if demand else n_tests)
     shown = interval_in_words(outcome.interval, settings.confidence)
     alpha = (1 - settings.confidence) / 2
     if demand:
         passed = outcome.p_value <= alpha
         verdict = f"and {loss} is ruled out" if passed else f"but {loss} is not ruled out"
-        return replace(outcome, passed=passed, sentence=f"{head}, {verdict} ({shown}).")
+        return replace(outcome, passed=passed, visible_drop=drop, sentence=f"{head}, {verdict} ({shown}).")
     p_value = outcome.p_value if outcome.p_value_holm is None else outcome.p_value_holm
     passed = p_value > alpha
-    among = f", p {p_value:.2g} among {n_tests} slices" if n_tests > 1 else f", p {p_value:.2g}"
+    among = f"{_p(p_value)} among {n_tests} slices" if n_tests > 1 else _p(p_value)
     verdict = f"{loss} is not proven" if passed else f"{loss} is proven"
-    return replace(outcome, passed=passed, sentence=f"{head}; {verdict} ({shown}{among}).")
+    return replace(outcome, passed=passed, visible_drop=drop, sentence=f"{head}; {verdict} ({shown}, {among}).")
 
 
 def _improvement(settings: Gate, rule: Improvement, name: str, production: Production) -> Outcome:
-    label = f"{rule.metric}{_where(name)} is better than production"
+    label = f"{rule.metric}{_in(name)} is better than production"
     outcome = Outcome(label, "improvement", False, "", rule.metric, name, margin=rule.margin)
-    resampled = production.resampled.get(name)
-    difference = resampled.of(rule.metric) if resampled else None
-    if resampled is None or difference is None or math.isnan(difference.value):
-        sentence = f"{title(rule.metric)}{_where(name)} has no value on these test images, so it proves nothing."
-        return replace(outcome, sentence=sentence)
-    outcome = replace(
-        outcome, candidate=difference.candidate, production=difference.production,
-        bound=difference.production + rule.margin, difference=difference.value,
-        interval=percentile_interval(difference.resampled, settings.confidence),
-        p_value=p_value_not_above(difference.resampled, rule.margin) if resampled.images >= MIN_IMAGES else None,
-    )  # fmt: skip
-    head = f"{title(rule.metric)}{_where(name)} is {_comparison(outcome, production.version)}"
+    outcome, resampled = _compared(
+        settings, outcome, production.resampled.get(name), rule.metric, rule.margin, p_value_not_above
+    )
+    if resampled is None:
+        return outcome
+    head = f"{title(rule.metric)}{where(name)} is {_comparison(outcome, production.version)}"
     if outcome.p_value is None or outcome.interval is None:
-        few = f"only {resampled.images} images show such persons, and fewer than {MIN_IMAGES} prove nothing"
-        return replace(outcome, sentence=f"{head}; {few}.")
+        return replace(outcome, sentence=f"{head}; {_too_few(resampled.images)}.")
     passed = outcome.p_value <= (1 - settings.confidence) / 2
     gain = f"a gain of more than {rule.margin:.3f}" if rule.margin else "a gain"
     shown = interval_in_words(outcome.interval, settings.confidence)
-    sentence = f"{head}; {gain} is {'' if passed else 'not '}proven ({shown}, p {outcome.p_value:.2g})."
+    sentence = f"{head}; {gain} is {'' if passed else 'not '}proven ({shown}, {_p(outcome.p_value)})."
     return replace(outcome, passed=passed, sentence=sentence)
 
 
@@ -316,21 +318,6 @@ def number(metrics: Mapping[str, Any], metric: str, whose: str) -> tuple[float |
     return float(value), ""
 
 
-def digits_of(one: float, other: float) -> int:
-    """Returns three decimals, or as many as it takes to see that two numbers differ."""
-    return next((n for n in range(3, 9) if f"{one:.{n}f}" != f"{other:.{n}f}"), 3)
-
-
-def title(metric: str) -> str:
-    """Returns how a metric is called when it is read aloud."""
-    return METRIC_NAMES.get(metric, f"The metric {metric}")
-
-
-def interval_in_words(interval: tuple[float, float], confidence: float) -> str:
-    """Returns an interval as it is shown in sentences: `95 % interval -0.030 to +0.004`."""
-    return f"{100 * confidence:g} % interval {interval[0]:+.3f} to {interval[1]:+.3f}"
-
-
 def _comparison(outcome: Outcome, version: str) -> str:
     value, reference = outcome.candidate or 0.0, outcome.production or 0.0
     change = value - reference
@@ -341,5 +328,15 @@ def _comparison(outcome: Outcome, version: str) -> str:
     return f"{value:.{digits}f}, {abs(change):.{digits}f} {side} the {reference:.{digits}f} of version {version}"
 
 
-def _where(slice_name: str | None) -> str:
+def _too_few(images: int) -> str:
+    show = "image shows" if images == 1 else "images show"
+    return f"only {images} {show} such persons, and fewer than {MIN_IMAGES} prove nothing"
+
+
+def _p(value: float) -> str:
+    return "p below 0.001" if value < 0.001 else f"p {value:.2g}"
+
+
+def _in(slice_name: str | None) -> str:
+    """Returns a slice as it follows a metric in a rule's name, where it is called as in the settings."""
     return "" if slice_name in (None, WHOLE) else f" in {slice_name}"

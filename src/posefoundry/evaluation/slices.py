@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from posefoundry.datasets.tags import check_tags
+from posefoundry.datasets.tags import CORRECTED
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -95,6 +95,9 @@ class Slicer:
         self.truth = truth
         low, high = WHOLE_RANGE
         self._possible = (detections.areas >= low) & (detections.areas <= high)
+        self._labelled = truth.visibility > 0
+        self._similarity: KeypointSimilarity | None = None
+        self._matched: Slices = {}
         self.parts = {
             ALL: Part(),
             **_sizes(truth, detections),
@@ -109,13 +112,14 @@ class Slicer:
                 f"Tags: expected other names than those of the evaluation's own slices, got {taken[0]!r}. Rename it."
             )
         self.parts |= _tags(tags)
+        self._may_be_empty = {*tags, CORRECTED}
 
     def names(self, crossed: Iterable[str] = ()) -> list[str]:
         """Returns the names of all slices, and of crossed ones.
 
         Args:
             crossed: Slices such as `keypoint=left_wrist&size=medium`, or groups such as `keypoint&size`, which stand
-                for all their pairs.
+                for all their pairs; a tag that no image has, `corrected` always among them, for none.
 
         Raises:
             PosefoundryError: There is no such slice.
@@ -129,7 +133,7 @@ class Slicer:
     def population(self, name: str) -> Population:
         """Returns whom a slice counts."""
         truth, parts = self.truth, [self.parts[part] for part in name.split("&")]
-        keypoints = _all_of([truth.visibility > 0, *(part.keypoints for part in parts)])
+        keypoints = _all_of([self._labelled, *(part.keypoints for part in parts)])
         persons = _all_of([~truth.is_ignored, *(part.persons for part in parts)])
         if any(part.keypoints is not None for part in parts):
             persons = persons & keypoints.any(axis=1)
@@ -143,10 +147,14 @@ class Slicer:
 
     def matches(self, found: Candidates, similarity: KeypointSimilarity, names: Sequence[str]) -> Slices:
         """Returns what average precision needs of each slice: one entry a class."""
-        # Slices that differ in their images alone are parts of one matching.
+        if similarity is not self._similarity:
+            self._similarity, self._matched = similarity, {}
+        # Slices that differ in their images alone are parts of one matching, and each is matched once.
         keys = {name: self._matched_as(name) for name in names}
         tasks, populations, of_keypoints = {}, {}, {}
         for key in dict.fromkeys(keys.values()):
+            if key in self._matched:
+                continue
             populations[key] = population = self.population(key)
             parts = [self.parts[part] for part in key.split("&")]
             chosen = "&".join(n for n in key.split("&") if self.parts[n].keypoints is not None)
@@ -154,12 +162,10 @@ class Slicer:
                 of_keypoints[chosen] = similarity.oks(population.keypoints)
             outside = ~_all_of([self._possible, *(part.detections for part in parts)])[found.source]
             tasks[key] = Task(of_keypoints[chosen], ~population.persons, outside if outside.any() else None)
-        outcomes = match(similarity.pairs, list(tasks.values()), THRESHOLDS)
-        whole = {
-            key: split_by_class(self.truth, found, populations[key].persons, *outcome)
-            for key, outcome in zip(tasks, outcomes, strict=True)
-        }
-        return {name: self._of_images(whole[keys[name]], name) for name in names}
+        outcomes = match(similarity.pairs, list(tasks.values()), THRESHOLDS) if tasks else []
+        for key, outcome in zip(tasks, outcomes, strict=True):
+            self._matched[key] = split_by_class(self.truth, found, populations[key].persons, *outcome)
+        return {name: self._of_images(self._matched[keys[name]], name) for name in names}
 
     def _matched_as(self, name: str) -> str:
         kept = [n for n in name.split("&") if self.parts[n].images is None and self.parts[n].category is None]
@@ -174,7 +180,7 @@ class Slicer:
 
     def _values(self, part: str, name: str) -> list[str]:
         values = [part] if part in self.parts else [n for n in self.parts if n.startswith(f"{part}=")]
-        if not values:
+        if not values and part not in self._may_be_empty:
             groups = dict.fromkeys(n.split("=")[0] for n in self.parts if n != ALL)
             raise PosefoundryError(
                 f"Slice {name!r}: expected parts such as size=medium, or one of the groups {', '.join(groups)}, "
@@ -195,29 +201,27 @@ def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | Non
 
     Raises:
         PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
-            that is not there, or has a tag that a slice cannot be named by.
+            that is not there.
     """
-    where = str(path)
     try:
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise PosefoundryError(f"{where}: expected tags of images as CSV in UTF-8, got: {reason}.") from None
+        raise PosefoundryError(f"Tags: expected a CSV file in UTF-8, got {path}: {reason}.") from None
     rows = list(csv.DictReader(io.StringIO(content)))
     columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
     if "file_name" not in columns or None in columns:
-        raise PosefoundryError(f"{where}: expected a CSV with a column file_name and a column a tag, got {columns}.")
+        raise PosefoundryError(f"{path}: expected a CSV with a column file_name and a column a tag, got {columns}.")
     tags_of: dict[str, dict[str, str]] = {}
     for line, row in enumerate(rows, 2):
         name = row.pop("file_name")
         if name in tags_of:
-            raise PosefoundryError(f"{where}: line {line}: expected each image once, got {name!r} again.")
+            raise PosefoundryError(f"{path}: line {line}: expected each image once, got {name!r} again.")
         tags_of[name] = row
     if strange := sorted(set(tags_of) - set(file_names)):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(f"{where}: expected images of the annotation file, got {strange[0]!r}{more}.")
+        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
     tags = [column for column in columns if column != "file_name"]
-    check_tags(where, {tag: {row[tag] or "" for row in tags_of.values()} for tag in tags})
     return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
 
 

@@ -34,7 +34,7 @@ class StageRecord:
 
 
 def summarise(records: Sequence[StageRecord], project: Path) -> str:
-    """Writes the summary: stages, metrics, both gates' rules, the registered version.
+    """Writes the summary: stages, metrics, both gates' rules and differences, the registered version.
 
     Only reports of stages that have a result are told; a report left by an earlier run is not.
     """
@@ -80,7 +80,39 @@ def _decision(heading: str, path: Path) -> list[str]:
     power = decision.get("power") or {}
     told = [str(text) for text in (decision.get("verdict"), decision.get("sentence"), power.get("sentence")) if text]
     outcome = "passed" if decision.get("passed") else "rejected"
-    return [f"## {heading}: {outcome}", *dict.fromkeys(told), _table(("holds", "rule"), rows)]
+    return [
+        f"## {heading}: {outcome}", *dict.fromkeys(told), _table(("holds", "rule"), rows), *_differences(path, decision)
+    ]  # fmt: skip
+
+
+def _differences(path: Path, decision: dict[str, Any]) -> list[str]:
+    """The difference from production overall and in the slices where it is proven; the page shows all of them."""
+    rows = [row for row in decision.get("differences") or [] if isinstance(row, dict)]
+    shown = [row for row in rows if row.get("slice") == "all" or row.get("proven")]
+    page = f"Everything, with pictures: `{path.parent.parent.name}/{path.parent.name}/index.html`."
+    if not shown:
+        return [page]
+    cells = [
+        (
+            _cell(str(row.get("slice"))),
+            _number(row.get("candidate")),
+            _number(row.get("production")),
+            _number(row.get("difference"), "+.3f"),
+            " to ".join(_number(end, "+.3f") for end in row.get("interval") or ()) or "n/a",
+            str(row.get("proven") or "may be chance"),
+        )
+        for row in shown
+    ]
+    counts = {kind: sum(row.get("proven") == kind for row in rows) for kind in ("better", "worse")}
+    return [
+        f"Of {len(rows)} slices {counts['better']} are proven better than production and {counts['worse']} worse.",
+        _table(("slice", "candidate", "production", "difference of AP", "interval", "proven"), cells),
+        page,
+    ]
+
+
+def _number(value: Any, form: str = ".3f") -> str:
+    return format(value, form) if isinstance(value, int | float) else "n/a"
 
 
 def _version(path: Path) -> list[str]:

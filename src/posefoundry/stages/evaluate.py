@@ -14,8 +14,8 @@ from posefoundry.stages.runner import run_as_command
 
 SPLIT = "test"
 LOGGED = (
-    "index.html", "metrics.json", "passport.json", "warnings.json", "slices.json", "images.json", "calibration.json",
-    "classes.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays",
+    "index.html", "metrics.json", "passport.json", "warnings.json", "slices.json", "images.json", "errors.json",
+    "calibration.json", "classes.json", "pr_curve.csv", "oks_hist.csv", "plots", "overlays",
 )  # fmt: skip
 
 

@@ -11,12 +11,12 @@ from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
-from posefoundry.evaluation.gate import Decision, decide
+from posefoundry.evaluation.gate import Decision, decide, power_of_gate
 from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import evaluator_of, judge_weights
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 from posefoundry.evaluation.passport import first_difference
-from posefoundry.evaluation.power import Power, power_of
+from posefoundry.evaluation.power import Power
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.rules import WHOLE, Evidence, Production
 from posefoundry.files import atomic_directory, read_json, sha256_of_file, write_json_atomic
@@ -59,7 +59,8 @@ def run(
 ) -> None:
     """Decides by the gate's rules whether the candidate may go on; exit status 3 if not."""
     evaluator, candidate = _candidate(raw, evaluation)
-    names = named_slices(candidate.evaluation.slicer, settings)  # refuses unknown slices before anything is computed
+    # refuses unknown slices before anything is computed
+    names = named_slices(candidate.evaluation.slicer, settings, evaluator.tags)
     production, judged = None, None
     if any(isinstance(rule, NoRegression | Improvement) for rule in settings.rules):
         production, judged = _judge_production(register.model_name, candidate, evaluate, raw)
@@ -75,7 +76,7 @@ def run(
         production=production,
     )
     decision = decide(settings, evidence)
-    power = _power(settings, production, len(evaluator.images))
+    power = power_of_gate(settings, evidence, decision, len(evaluator.images))
     document = _document(settings, evidence, decision, power)
     document["passports"] = {"candidate": candidate.passport, "production": production.passport if production else None}
     document["changed_images"] = {"better": [], "worse": []}
@@ -154,15 +155,6 @@ def _judge_production(
     return Production(version, judged.metrics, judged.passport), judged
 
 
-def _power(settings: Gate, production: Production | None, n_images: int) -> Power | None:
-    """Returns what the images can show of the overall AP; None without a comparison."""
-    if production is None or WHOLE not in production.resampled:
-        return None
-    margins = [r.margin for r in settings.rules if isinstance(r, NoRegression) and WHOLE in r.slices]
-    draws = production.resampled[WHOLE].of("oks_ap").resampled
-    return power_of(draws, images=n_images, confidence=settings.confidence, margin=min(margins, default=None))
-
-
 def _document(settings: Gate, evidence: Evidence, decision: Decision, power: Power | None) -> dict[str, Any]:
     document: dict[str, Any] = decision.to_dict()
     if power and not power.is_enough:
@@ -190,8 +182,9 @@ def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
             "gate_oks_ap_difference": overall["difference"],
             "gate_oks_ap_difference_low": low,
             "gate_oks_ap_difference_high": high,
-            "gate_smallest_visible_drop": document["power"]["smallest_visible_drop"],
         }
+    if document["power"]:
+        metrics["gate_smallest_visible_drop"] = document["power"]["smallest_visible_drop"]
     tags = {
         "gate.passed": str(document["passed"]).lower(),
         "gate.verdict": document["verdict"],

@@ -1,7 +1,7 @@
 """The candidate becomes a version in the MLflow registry, behind the alias `candidate`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from posefoundry.config import Register
 from posefoundry.datasets.coco import load_coco_keypoints
@@ -9,6 +9,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import log_to_run
+from posefoundry.stages.gate import read_object
 from posefoundry.stages.runner import run_as_command
 
 
@@ -26,15 +27,12 @@ def run(
     report: Path,
 ) -> None:
     """Makes the exported model a version in the MLflow registry and points the alias `candidate` at it."""
-    _require_passed(decision / "decision.json", "a candidate that passed the gate", "gate")
-    released = _require_passed(release / "decision.json", "artifacts that passed the release gate", "release stage")
     onnx = artifacts / "model.onnx"
-    judged = released.get("passports", {}).get(onnx.name, {}).get("weights_sha256")
-    if judged != sha256_of_file(onnx):
-        raise PosefoundryError(
-            f"{onnx}: expected the file that passed the release gate, got another one. Run the pipeline from the "
-            "release stage on: dvc repro."
-        )
+    gate, released = decision / "decision.json", release / "decision.json"
+    _require_passed(gate, "a candidate that passed the gate", "gate", {"candidate": weights})
+    _require_passed(
+        released, "artifacts that passed the release gate", "release stage", {"reference": weights, onnx.name: onnx}
+    )
     run_id = log_to_run(run, {}, stage="register")
     version = register_version(
         settings.model_name,
@@ -43,8 +41,8 @@ def run(
         Evidence(
             weights=weights,
             onnx=onnx,
-            decision=decision / "decision.json",
-            release=release / "decision.json",
+            decision=gate,
+            release=released,
             metrics=read_json(evaluation / "metrics.json"),
             latency_p50_ms=_latency_p50_ms(benchmark),
             example_image=_example_image(raw),
@@ -62,14 +60,16 @@ def run(
     )
 
 
-def _require_passed(path: Path, expected: str, stage: str) -> dict[str, Any]:
-    decided = read_json(path)
+def _require_passed(path: Path, expected: str, stage: str, judged: Mapping[str, Path]) -> None:
+    """Refuses what a gate did not let pass, and files, by the names of their passports, that it has not judged."""
+    decided = read_object(path)
+    remedy = f"Only what passed is registered; run the pipeline from the {stage} on: dvc repro."
     if decided.get("passed") is not True:
-        raise PosefoundryError(
-            f"{path}: expected {expected}, got: {decided.get('verdict')} "
-            f"Only what passed is registered; run the pipeline from the {stage} on: dvc repro."
-        )
-    return decided
+        raise PosefoundryError(f"{path}: expected {expected}, got: {decided.get('verdict')} {remedy}")
+    for name, file in judged.items():
+        passport = decided.get("passports", {}).get(name) or {}
+        if not file.is_file() or passport.get("weights_sha256") != sha256_of_file(file):
+            raise PosefoundryError(f"{file}: expected the file that {path} is about, got another one. {remedy}")
 
 
 def _latency_p50_ms(benchmark: Path) -> float | None:

@@ -64,7 +64,7 @@ def write_decision_page(
         verdict="" if verdict == sentence else verdict,
         mode=MODES.get(mode, mode.replace("_", " ")),
         rules=[_rule(rule) for rule in _rows(decision, "rules")],
-        forest=_forest(_rows(decision, "differences"), _margin(decision), 1 - confidence),
+        forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
@@ -113,7 +113,7 @@ def _margin(decision: Mapping[str, Any]) -> float | None:
     return next((m for rule in rules if (m := number(rule.get("margin"))) is not None), None)
 
 
-def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None, alpha: float) -> dict[str, Any] | None:
+def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None) -> dict[str, Any] | None:
     """Returns the plot of differences: where each lies in per cent of the plot's width, and what it says."""
     known = []
     for row in rows:
@@ -140,7 +140,7 @@ def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None, alpha: floa
             "left": at(low),
             "width": round(at(high) - at(low), 2),
             "has_interval": low < high,
-            "change": _change(number(row.get("p_value_holm")), low, high, alpha),
+            "change": row["proven"] if row.get("proven") in ("better", "worse") else "open",
         }
         for row, difference, low, high in known
     ]
@@ -153,13 +153,6 @@ def _forest(rows: Sequence[Mapping[str, Any]], margin: float | None, alpha: floa
         "margin": None if not margin else (at(-margin), margin),
         "counts": {kind: sum(row["change"] == kind for row in plotted) for kind in ("better", "worse", "open")},
     }
-
-
-def _change(p_value: float | None, low: float, high: float, alpha: float) -> str:
-    """Tells whether a difference is proven: by its corrected p value, else by its interval."""
-    if low >= high or low <= 0 <= high or (p_value is not None and p_value >= alpha):
-        return "open"
-    return "better" if low > 0 else "worse"
 
 
 def _round_step(reach: float) -> float:

@@ -32,11 +32,15 @@ ERROR_TYPES = {
     "jitter": "near the right place, not exact",
     "inversion": "left and right exchanged, or another joint of the same person",
     "swap": "on another person's joint",
-    "miss": "nowhere near",
+    "miss": "nowhere near any joint",
     "background": "a detection where nobody is",
+    "duplicate": "another detection of somebody found already",
     "missed_person": "a person nobody detected",
 }
-PLURALS = {"inversion": "inversions", "swap": "swaps", "miss": "misses", "missed_person": "missed persons"}
+PLURALS = {
+    "inversion": "inversions", "swap": "swaps", "miss": "misses", "background": "false positives in the background",
+    "duplicate": "duplicates", "missed_person": "missed persons",
+}  # fmt: skip
 MIN_PERSONS = 10  # fewer are no ground for a sentence about a slice
 SLICE_COLUMNS = (
     ("persons", "persons", "count"), ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"),
