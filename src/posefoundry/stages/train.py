@@ -44,7 +44,7 @@ def run(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
-    from posefoundry.training.batch_size import with_batch_that_fits
+    from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
@@ -52,7 +52,6 @@ def run(
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
         group = stack.enter_context(join_process_group(settings.device))
-        settings = with_batch_that_fits(settings, group, dataset_yaml)
         observers: list[Observer] = []
         log = FileLog(report)
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
@@ -62,6 +61,8 @@ def run(
                 shutil.rmtree(emptied, ignore_errors=True)
                 emptied.mkdir(parents=True)
             folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
+        settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
+        if group.is_main:
             mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models, folder.path))
             observers = [log, stack.enter_context(training_progress()), mlflow_log]
         try:
