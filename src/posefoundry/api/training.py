@@ -49,9 +49,15 @@ class Plan:
         """
         kept = read_json(folder / PLAN)
         try:
-            paths = {name: Path(kept[name]) for name in ("dataset_yaml", "val_annotations")}
-            plain = {name: kept[name] for name in ("data", "device", "verbose")}
-            return cls(folder=folder, settings=Train.model_validate(kept["settings"]), **paths, **plain)
+            return cls(
+                folder=folder,
+                settings=Train.model_validate(kept["settings"]),
+                data=kept["data"],
+                dataset_yaml=Path(kept["dataset_yaml"]),
+                val_annotations=Path(kept["val_annotations"]),
+                device=kept["device"],
+                verbose=kept["verbose"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise PosefoundryError(f"{folder / PLAN}: expected the plan of a training: {error}.") from None
 
