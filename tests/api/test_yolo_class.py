@@ -199,6 +199,8 @@ def test_perfect_and_absent_detections_bound_the_metrics(workplace, monkeypatch)
         values = (metrics.box.map, metrics.box.map50, metrics.pose.map, metrics.pose.map75, metrics.box.maps[0])
         assert values == pytest.approx([finds] * 5)
         assert metrics.results_dict["metrics/mAP50-95(P)"] == metrics.fitness == pytest.approx(finds)
+        assert metrics.keypoints["pck_0.05"] == pytest.approx(finds)
+        assert (f"PCK@0.05 {finds}.000" in str(metrics)) and metrics.warnings == []
         assert metrics.speed == {"preprocess": 1.0, "inference": 2.0, "postprocess": 3.0}
 
 
@@ -208,6 +210,8 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
     metrics = YOLO("yolov8n-pose.pt").val(data="coco8-pose.yaml", imgsz=64, save_json=True, split="train")
     assert metrics.save_dir == Path("runs/pose/val")
     assert read_json(metrics.save_dir / "metrics.json")["images"] == 4
+    assert read_json(metrics.save_dir / "slices.json") == metrics.slices
+    assert read_json(metrics.save_dir / "errors.json") == metrics.errors
 
 
 def test_predict_saves_what_is_asked(workplace, tiny_people):

@@ -9,6 +9,7 @@ from posefoundry.evaluation.image_table import image_rows
 from posefoundry.evaluation.oks import OksEvaluator
 from posefoundry.evaluation.pck import place
 from posefoundry.evaluation.slices import read_tags
+from posefoundry.evaluation.summary import summary
 from posefoundry.skeleton import COCO_PERSON_CATEGORY, COCO_SIGMAS
 
 
@@ -111,3 +112,23 @@ def test_tags_are_read_in_the_order_of_the_images(tmp_path):
 def test_an_unknown_crossed_slice_is_refused_before_any_model_runs(person, coco):
     with pytest.raises(PosefoundryError, match="'keypoint=tail&size'"):
         OksEvaluator(coco([person(1, 1, 0, 0, 50, 100)]), sigmas=COCO_SIGMAS, crossed=["keypoint=tail&size"])
+
+
+def test_a_summary_names_what_is_weakest_and_what_costs_most():
+    def row(name, ap, persons=20):
+        return {"slice": name, "group": name.split("=")[0], "oks_ap": ap, "persons": persons}
+
+    slices = [
+        row("all", 0.1), row("keypoint=nose", 0.9), row("keypoint=left_wrist", 0.31), row("keypoint=tail", 0.0, 9),
+        row("size=small", 0.2), row("size=large", None), row("persons=1", 0.5),
+    ]  # fmt: skip
+    metrics = {"pck_0.05": 0.5, "pck_0.1": 0.75, "pckh_0.5": None, "mean_error_px": 6.25, "normalised_error": 0.034}
+    lost = {"miss": 0.1, "swap": None, "jitter": 0.25, "inversion": 0.0, "background": 0.0004, "duplicate": 0.002}
+    assert summary(metrics, slices, {"ap_lost": lost}, "box") == [
+        "PCK@0.05 0.500, PCK@0.1 0.750 of the box's longer side",
+        "keypoints of persons found are 6.2 px off on average, 3.4% of that size",
+        "AP lost most to: jitter 0.250, miss 0.100, duplicate 0.002",
+        "weakest: keypoint=left_wrist AP 0.310 (20 persons); size=small AP 0.200 (20 persons)",
+    ]
+    nothing = dict.fromkeys(metrics)
+    assert summary(nothing, slices[:1], {"ap_lost": dict.fromkeys(lost)}, "box") == []

@@ -45,7 +45,7 @@ def server(project, empty_store, tmp_path, monkeypatch):
 
 
 def _wait(uri):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{uri}/health", timeout=2):

@@ -163,7 +163,8 @@ class ValArguments(VerbArguments):
         split: `train`, `val` or `test`.
         imgsz: Long side of the model's input; by default what the model was trained at.
         end2end: Of YOLO26, False measures the one-to-many head with NMS; by default as the weights say.
-        save_json: Writes metrics.json and detections.json (COCO results) into the results' folder.
+        save_json: Writes metrics.json, detections.json (COCO results) and tables by slice, image, kind of error, score
+            and class into the results' folder.
     """
 
     data: str | Path | None = None

@@ -35,6 +35,11 @@ class PoseMetrics:
         names: Class index -> name.
         speed: Mean ms an image for `preprocess`, `inference`, `postprocess`.
         coco: All numbers of COCO's two tables, as `oks_ap_m`; None where the data has nobody of that kind.
+        keypoints: PCK, PCKh and mean errors of the keypoints; None where there is nothing to measure.
+        slices: For each slice its counts and figures, as slices.json of an evaluation's report.
+        errors: How often each kind of error is, and the AP it costs, as errors.json.
+        summary: How exact keypoints are, what costs most and where the model is weakest, in a few lines.
+        warnings: What a reader of the numbers must be told, in sentences.
         passport: On what, by which rules and with what it was measured.
         save_dir: Where the weights or reports of this run are; None if nothing was written.
     """
@@ -44,6 +49,11 @@ class PoseMetrics:
     names: dict[int, str]
     speed: dict[str, float]
     coco: Metrics
+    keypoints: Metrics
+    slices: list[dict[str, Any]]
+    errors: dict[str, Any]
+    summary: list[str]
+    warnings: list[str]
     passport: dict[str, Any]
     save_dir: Path | None = None
 
@@ -70,8 +80,8 @@ class PoseMetrics:
     def __str__(self) -> str:
         rows = [("box", self.box), ("pose", self.pose)]
         lines = [f"{name:5} mAP50-95 {ap.map:.3f}  mAP50 {ap.map50:.3f}  mAP75 {ap.map75:.3f}" for name, ap in rows]
-        lines.append(f"{self.passport['images']} images; {self.passport['area_rule']}")
-        return "\n".join(lines)
+        about = f"{self.passport['images']} images; {self.passport['area_rule']}"
+        return "\n".join([*lines, *self.summary, about])
 
 
 def pose_metrics(judgement: Judgement, names: dict[int, str], category_ids: tuple[int, ...], speed: dict[str, float]) \
@@ -85,6 +95,11 @@ def pose_metrics(judgement: Judgement, names: dict[int, str], category_ids: tupl
         names=names,
         speed=speed,
         coco=overall,
+        keypoints=judgement.keypoints,
+        slices=judgement.slices,
+        errors=judgement.errors,
+        summary=judgement.summary,
+        warnings=judgement.warnings,
         passport=judgement.passport,
     )
 

@@ -1,6 +1,5 @@
 """`YOLO.val`: the judge of the pipeline, for any model and any data set."""
 
-import json
 import tempfile
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -14,7 +13,8 @@ from posefoundry.config import Evaluate
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.judge import judge
 from posefoundry.evaluation.progress import progress_bar
-from posefoundry.files import sha256_of_file, write_json_atomic
+from posefoundry.evaluation.report import write_tables
+from posefoundry.files import sha256_of_file
 from posefoundry.inference.predictor import Predictor
 from posefoundry.inference.results import PoseResult
 
@@ -51,8 +51,7 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
     metrics = pose_metrics(judgement, yolo.names, yolo.details.category_ids, predictor.mean_speed_ms())
     if arguments.save_json:
         folder = results_folder(arguments, "val")
-        write_json_atomic(folder / "metrics.json", judgement.metrics)
-        (folder / "detections.json").write_text(json.dumps(judgement.detections, separators=(",", ":")))
+        write_tables(folder, judgement)
         metrics = metrics.in_folder(folder)
     return metrics
 

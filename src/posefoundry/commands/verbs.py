@@ -37,6 +37,8 @@ def val(words: list[str], model_name: Callable[[], str]) -> None:
     print(metrics)
     speed = ", ".join(f"{stage} {ms:.1f}" for stage, ms in metrics.speed.items())
     print(f"ms an image: {speed}")
+    for sentence in metrics.warnings:
+        print(f"Warning: {sentence}")
     if metrics.save_dir:
         print(f"Reports: {metrics.save_dir}/")
 

@@ -9,11 +9,16 @@ from typing import Any
 from posefoundry.config import Evaluate
 from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
-from posefoundry.evaluation.oks import Evaluation, OksEvaluator, to_coco_results
+from posefoundry.evaluation.matching import Match, match_persons
+from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator, to_coco_results
 from posefoundry.evaluation.passport import SOFTWARE_OF_RUNTIME, conditions_of_test, software_versions
 from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
+from posefoundry.evaluation.slice_table import slice_rows
 from posefoundry.evaluation.slices import ALL, read_tags
+from posefoundry.evaluation.summary import summary
+from posefoundry.evaluation.warnings import flat_sigma_warning
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.predictor import Predictor
 
@@ -50,14 +55,45 @@ class Judgement:
         """How far each person's keypoints are from where they should be."""
         return place(self.evaluation, self.evaluator.keypoint_names, self.settings.pck_reference)
 
+    @cached_property
+    def keypoints(self) -> Metrics:
+        """PCK, PCKh and mean errors of all keypoints."""
+        everybody = self.evaluation.slicer.population(ALL)
+        return placement_figures(self.placement, everybody, self.evaluator.truth.image, self.settings)
+
+    @cached_property
+    def matches(self) -> list[Match]:
+        """Each person and the detection that speaks for it."""
+        return match_persons(self.evaluator, self.evaluation, self.detections)
+
+    @cached_property
+    def slices(self) -> list[dict[str, Any]]:
+        """The content of slices.json."""
+        return slice_rows(self.evaluation, self.placement, self.settings)
+
+    @cached_property
+    def errors(self) -> dict[str, Any]:
+        """The content of errors.json."""
+        return diagnose(self.evaluation, self.evaluator.keypoint_names)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers must be told, in sentences."""
+        sigmas, oks_ap = self.evaluator.sigmas.tolist(), self.evaluation.metrics["oks_ap"]
+        warning = flat_sigma_warning(sigmas, oks_ap, self.matches)
+        return [warning] if warning else []
+
+    @property
+    def summary(self) -> list[str]:
+        """How exact keypoints are, what costs most, and where the model is weakest, in a few lines."""
+        return summary(self.metrics, self.slices, self.errors, self.settings.pck_reference)
+
     @property
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: metrics and counts, flat, so that `dvc metrics show` is a table of numbers."""
         return {
             **self.evaluation.metrics,
-            **placement_figures(
-                self.placement, self.evaluation.slicer.population(ALL), self.evaluator.truth.image, self.settings
-            ),
+            **self.keypoints,
             "images": len(self.image_paths),
             "persons": len(self.evaluator.persons),
             "detections": len(self.detections),

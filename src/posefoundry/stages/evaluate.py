@@ -8,7 +8,7 @@ from posefoundry.evaluation.html import write_evaluation_page
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.report import write_report
-from posefoundry.files import atomic_directory, read_json
+from posefoundry.files import atomic_directory
 from posefoundry.registry.runs import log_to_run
 from posefoundry.stages.runner import run_as_command
 
@@ -38,7 +38,9 @@ def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, report: Path
     shown = {"OKS AP": "oks_ap", "AP50": "oks_ap50", "AP75": "oks_ap75", "AR": "oks_ar", "box AP": "box_ap"}
     figures = (f"{name} {'n/a' if (value := metrics[key]) is None else f'{value:.3f}'}" for name, key in shown.items())
     print(f"{len(judgement.image_paths)} test images: {', '.join(figures)} -> {report}")
-    for sentence in read_json(report / "warnings.json"):
+    for line in judgement.summary:
+        print(f"  {line}")
+    for sentence in judgement.warnings:
         print(f"Warning: {sentence}")
 
 

@@ -77,7 +77,7 @@ def write_decision_page(
 def _headline(sentence: str) -> str:
     """Returns the sentence without the word that stands large above it."""
     bare = re.sub(r"^(Passed|Rejected)[:.]?\s+(?=\S)", "", sentence)
-    return bare[:1].upper() + bare[1:]
+    return sentence if bare == sentence else bare[:1].upper() + bare[1:]
 
 
 def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:

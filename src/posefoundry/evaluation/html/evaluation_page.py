@@ -10,6 +10,7 @@ from posefoundry.evaluation.html.gallery import MEDIUM_PX2, SMALL_PX2, make_gall
 from posefoundry.evaluation.html.rendering import decimal, percent, slice_title, words, write_page
 from posefoundry.evaluation.html.sources import Folder, number, whole
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+from posefoundry.evaluation.summary import MIN_PERSONS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -41,7 +42,6 @@ PLURALS = {
     "inversion": "inversions", "swap": "swaps", "miss": "misses", "background": "false positives in the background",
     "duplicate": "duplicates", "missed_person": "missed persons",
 }  # fmt: skip
-MIN_PERSONS = 10  # fewer are no ground for a sentence about a slice
 SLICE_COLUMNS = (
     ("persons", "persons", "count"), ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"),
     ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"),
