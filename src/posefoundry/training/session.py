@@ -167,6 +167,7 @@ def _facts(trainer: Trainer, best: BestSoFar) -> dict[str, Any]:
     """What the sidecar of a checkpoint tells people."""
     return {
         "steps": trainer.n_steps,
+        "batch_size": trainer.settings.batch_size,
         "epoch": trainer.epoch + 1,
         "epochs": trainer.settings.epochs,
         "step_in_epoch": trainer.step - trainer.epoch * len(trainer.loader),
