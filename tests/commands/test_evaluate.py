@@ -224,6 +224,25 @@ def test_flat_sigmas_are_said_to_flatter(evaluate, tmp_path):
     assert "Warning: The OKS AP of" in out and "flatters" in out
 
 
+@pytest.mark.parametrize("rule", ["annotation_else_box", "box"])
+def test_flat_sigmas_of_persons_without_area_flatter_by_the_box(evaluate, tmp_path, rule):
+    content, _ = random_files(6, names=("tip", "tail"))
+    results = [
+        {"image_id": a["image_id"], "category_id": 1, "score": 0.9, "keypoints": [v + 9 for v in a["keypoints"]]}
+        for a in content["annotations"]
+    ]
+    told = []
+    for area in (lambda box: {"area": 0.53 * box[2] * box[3]}, lambda box: {}):
+        for entry in content["annotations"]:
+            entry.pop("area", None)
+            entry |= area(entry["bbox"])
+        write(tmp_path, content, results)
+        status, out, err = evaluate(*FILES, "sigmas=flat", f"area={rule}")
+        assert (status, err) == (0, "")
+        told.append([line for line in out.splitlines() if "flatters" in line])
+    assert len(told[0]) == 1 and told[1] == told[0]
+
+
 def changed(**changes):
     """A change of the first detection."""
     return lambda content, results: results[0].update(changes)
