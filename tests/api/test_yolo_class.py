@@ -13,6 +13,7 @@ import yaml
 import posefoundry
 from posefoundry import YOLO
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
@@ -103,7 +104,7 @@ def test_train_keeps_what_val_and_a_later_session_need(workplace):
     assert read_json(best.with_suffix(".json"))["extra"]["data"] == str(workplace / "your-dataset.yaml")
     remembered = YOLO(best).val(verbose=False)
     assert remembered.pose.map == metrics.pose.map and remembered.box.map == metrics.box.map
-    assert remembered.passport["area_rule"].startswith("ground truth: 0.53 x area of the box")
+    assert remembered.passport["area_rule"] == AREA_RULES["box"]
     assert remembered.passport["input_size_px"] == 64
     assert set(remembered.speed) == {"preprocess", "inference", "postprocess"}
 
