@@ -48,7 +48,10 @@ TRAIN_KEYS = (
     "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
     "patience, freeze, freeze_batchnorm, resume, " + COMMON_KEYS
 )
-VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
+VAL_KEYS = (
+    "data, split, imgsz, batch, conf, iou, max_det, half, end2end, tags, "
+    "pck_thresholds, pck_reference, save_json, " + COMMON_KEYS
+)
 PREDICT_KEYS = (
     "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
     "save_crop, show, " + COMMON_KEYS
@@ -255,6 +258,7 @@ def val(words: Words = None) -> None:
 def evaluate(words: Words = None) -> None:
     """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, to pycocotools' last digit.
 
+    PCK, the mean error in pixels and what kinds of error cost AP stand beside them.
     Neither a model nor images are needed. What a file gets wrong is told by file and entry, and nothing is guessed.
     """
     from posefoundry.commands.evaluate import evaluate as judge

@@ -29,8 +29,9 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         raise PosefoundryError("val: expected data=, because these weights do not tell what they were trained on.")
     data = open_data(arguments.data or str(remembered))
     settings = Evaluate(
-        confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch
-    )
+        confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch,
+        pck_thresholds=arguments.pck_thresholds, pck_reference=arguments.pck_reference,
+    )  # fmt: skip
     predictor = _Timed(
         yolo.predictor(
             arguments.device,
@@ -47,7 +48,9 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         truth = data.truth(arguments.split, scratch)
         progress = stack.enter_context(progress_bar("val") if arguments.verbose else nullcontext())
         origin = {**_origin(yolo, arguments.half), "data": data.name, "area_rule": truth.area_rule}
-        judgement = judge(predictor, truth.annotations, truth.images, settings, origin=origin, progress=progress)
+        judgement = judge(
+            predictor, truth.annotations, truth.images, settings, origin=origin, tags=arguments.tags, progress=progress
+        )
     metrics = pose_metrics(judgement, yolo.names, yolo.details.category_ids, predictor.mean_speed_ms())
     if arguments.save_json:
         folder = results_folder(arguments, "val")
