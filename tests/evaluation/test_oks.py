@@ -19,10 +19,13 @@ from posefoundry.evaluation.oks import (
     OKS_METRICS,
     OksEvaluator,
     average,
-    evaluate_detections,
     to_coco_results,
 )
 from posefoundry.skeleton import COCO_SIGMAS
+
+
+def evaluate_detections(annotations, detections, sigmas):
+    return OksEvaluator(annotations, sigmas=sigmas).evaluate(detections)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from posefoundry.evaluation.judge import judge
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.report import write_tables
 from posefoundry.files import sha256_of_file
+from posefoundry.inference.backends import runtime_of
 from posefoundry.inference.predictor import Predictor
 from posefoundry.inference.results import PoseResult
 
@@ -86,7 +87,7 @@ class _Timed(Predictor):
 
 def _origin(yolo: "YOLO", half: bool) -> dict[str, str]:
     path = yolo._opened.path
-    runtime = {".onnx": "onnxruntime", ".engine": "tensorrt"}.get(path.suffix if path else "", "pytorch")
+    runtime = runtime_of(path)
     precision = "as exported" if runtime != "pytorch" else "float16" if half else "float32"
     weights = {"weights_sha256": sha256_of_file(path)} if path and path.is_file() else {}
     return {**weights, "runtime": runtime, "precision": precision}

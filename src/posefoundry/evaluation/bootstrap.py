@@ -23,9 +23,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from posefoundry.evaluation.fast_oks import SliceMatches, average_precision
+from posefoundry.evaluation.fast_oks import RECALLS, SliceMatches, average_precision
 
-RECALLS = np.linspace(0, 1, 101)  # pycocotools: Params.recThrs, of which some are a bit above i / 100
 MAX_BLOCKS = 256
 CHUNK = 500  # resamples at a time, so that a chunk's counts stay near the processor; results don't depend on threads
 

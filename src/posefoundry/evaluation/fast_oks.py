@@ -15,7 +15,7 @@ from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
 # As in pycocotools' Params, to the last bit.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)  # some are a bit above i / 100
 MAX_POSES_PER_IMAGE = 20  # pycocotools: Params.setKpParams
 MAX_BOXES_PER_IMAGE = 100  # pycocotools: Params.setDetParams
 

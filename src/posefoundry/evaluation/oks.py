@@ -79,13 +79,6 @@ def to_coco_results(result: "PoseResult", image_id: int, category_ids: Sequence[
     ]
 
 
-def evaluate_detections(
-    annotations: Path | dict[str, Any], detections: list[dict[str, Any]], *, sigmas: Sequence[float]
-) -> Metrics:
-    """Evaluates detections once; `OksEvaluator` does it many times on the same ground truth."""
-    return OksEvaluator(annotations, sigmas=sigmas).evaluate(detections)
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """How good detections are, and all that can be asked about it.

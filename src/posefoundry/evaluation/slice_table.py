@@ -10,19 +10,17 @@ from posefoundry.evaluation.pck import Placement, placement_figures
 from posefoundry.evaluation.slices import ALL
 
 
-def slice_rows(
-    evaluation: Evaluation, placement: Placement | None = None, settings: Evaluate | None = None
-) -> list[dict[str, Any]]:
+def slice_rows(evaluation: Evaluation, placement: Placement, settings: Evaluate) -> list[dict[str, Any]]:
     """Returns the content of slices.json.
 
     Each row has the name of its `slice`, its `group` and `value`, how many `images` hold how many `persons` of it and
-    how many `keypoints` these have labelled, and the slice's AP and AR by OKS. A figure is None where there is nobody
-    to measure it on.
+    how many `keypoints` these have labelled, the slice's AP and AR by OKS, and what `placement_figures` measures. A
+    figure is None where there is nobody to measure it on.
 
     Args:
         evaluation: With its slices.
-        placement: For what `placement_figures` measures, in each row as well.
-        settings: The thresholds of that.
+        placement: Of all persons.
+        settings: The thresholds of PCK.
     """
     rows = []
     truth = evaluation.truth
@@ -41,7 +39,5 @@ def slice_rows(
             "oks_ap75": average(matches, 0.75),
             "oks_ar": average(matches, recall=True),
         }
-        if placement and settings:
-            row |= placement_figures(placement, population, truth.image, settings)
-        rows.append(row)
+        rows.append(row | placement_figures(placement, population, truth.image, settings))
     return rows
