@@ -123,6 +123,7 @@ def inputs(project: Path, exported: Path) -> dict[str, Path]:
                         "num_keypoints": 17, "keypoints": points})  # fmt: skip
     content = {"images": images, "annotations": persons, "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
+    (raw / "tags.csv").write_text("file_name\n")
     judgement = judge_weights(
         exported / "best.safetensors", raw / "annotations" / "test.json", raw / "images" / "test", JUDGED_BY
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.config import Evaluate, Release
+from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.gate import Shipped, decide_release
 from posefoundry.evaluation.html import write_decision_page
@@ -68,7 +69,12 @@ def _judge(
     try:
         with progress_bar(f"evaluate {path.name}") as progress:
             judgement = judge_weights(
-                path, raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT, settings, progress=progress
+                path,
+                raw / "annotations" / f"{SPLIT}.json",
+                raw / "images" / SPLIT,
+                settings,
+                tags=raw / TAGS_NAME,
+                progress=progress,
             )
     except PosefoundryError as error:  # such as an engine on a machine without its GPU
         return Shipped(path.name, n_bytes, {}, str(error)), {"weights_sha256": sha256_of_file(path)}
