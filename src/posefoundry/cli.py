@@ -46,7 +46,7 @@ TRAIN_KEYS = (
     "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, keypoint_weights, hsv_h, "
     "hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, cutout, mosaic, mixup, "
     "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
-    "patience, freeze, freeze_batchnorm, " + COMMON_KEYS
+    "patience, freeze, freeze_batchnorm, resume, " + COMMON_KEYS
 )
 VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
 PREDICT_KEYS = (

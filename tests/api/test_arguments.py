@@ -69,7 +69,11 @@ def test_image_size_is_rounded_up_to_the_stride_and_short_trainings_warm_up_shor
         (PredictArguments, {"imgsize": 320}, "predict: unknown setting 'imgsize'; did you mean 'imgsz'?"),
         (ExportArguments, {"formt": "onnx"}, "export: unknown setting 'formt'; did you mean 'format'?"),
         (TrainArguments, {"cutmix": 0.1}, "train: cutmix: posefoundry does not do this; leave it out, or at 0.0"),
-        (TrainArguments, {"resume": True}, "train: resume: posefoundry does not do this"),
+        (
+            TrainArguments,
+            {"resume": True, "epochs": 9},
+            "train: resume: goes on with the arguments of before; leave out epochs",
+        ),
         (ExportArguments, {"format": "coreml"}, "export: format: Input should be 'onnx' or 'engine' (got 'coreml')"),
         (PredictArguments, {"conf": 2}, "predict: conf: Input should be less than or equal to 1 (got 2)"),
         (TrainArguments, {"task": "segment"}, "train: task: Input should be 'pose'"),

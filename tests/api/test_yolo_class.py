@@ -16,6 +16,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
+from posefoundry.training.observer import FileLog
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
 
@@ -105,6 +106,38 @@ def test_train_keeps_what_val_and_a_later_session_need(workplace):
     assert remembered.passport["area_rule"].startswith("ground truth: 0.53 x area of the box")
     assert remembered.passport["input_size_px"] == 64
     assert set(remembered.speed) == {"preprocess", "inference", "postprocess"}
+
+
+def test_resume_goes_on_to_the_same_weights(workplace, monkeypatch):
+    settings = {"data": "your-dataset.yaml", "epochs": 3, "imgsz": 64, "batch": 2, "verbose": False, "workers": 0}
+    whole = YOLO("yolov8n-pose.pt")
+    whole.train(**settings, name="whole")
+
+    write, end = FileLog.epoch_done, RuntimeError("the power went")
+
+    def write_once(log, epoch, values):
+        write(log, epoch, values)
+        if epoch == 2:
+            raise end
+
+    monkeypatch.setattr(FileLog, "epoch_done", write_once)
+    with pytest.raises(RuntimeError, match="the power went"):
+        YOLO("yolov8n-pose.pt").train(**settings, name="broken")
+    monkeypatch.undo()
+    monkeypatch.chdir(workplace)
+    last = workplace / "runs/pose/broken/weights/last.safetensors"
+    model = YOLO(last)
+    metrics = model.train(resume=True)
+    assert metrics.save_dir.resolve() == workplace / "runs/pose/broken"
+    for name in ("best", "last"):
+        ours, theirs = (YOLO(f"runs/pose/{run}/weights/{name}.safetensors").model for run in ("broken", "whole"))
+        assert all(
+            torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+        )
+    with pytest.raises(PosefoundryError, match=r"resume: .*checkpoints: .* the training has come to its end"):
+        YOLO(last).train(resume=True)
+    with pytest.raises(PosefoundryError, match=r"resume: expected the weights of a training .* got .*yolov8n-pose"):
+        YOLO("yolov8n-pose.pt").train(resume=True)
 
 
 def test_pretrained_false_starts_afresh(workplace):

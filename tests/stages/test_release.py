@@ -76,8 +76,8 @@ def test_a_rule_without_an_artifact_is_for_each_and_nothing_ships_unjudged():
         ("model.onnx", "budget", True), ("model.engine", "budget", True),
     ]  # fmt: skip
     assert decision.sentence == (
-        "model.onnx and model.engine must not ship: model.engine could not be judged, and nothing ships unjudged: "
-        "no GPU is here."
+        "The exported files model.onnx and model.engine must not ship: model.engine could not be judged, and nothing "
+        "ships unjudged: no GPU is here."
     )
 
 
@@ -123,7 +123,6 @@ def inputs(project: Path, exported: Path) -> dict[str, Path]:
                         "num_keypoints": 17, "keypoints": points})  # fmt: skip
     content = {"images": images, "annotations": persons, "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
-    (raw / "tags.csv").write_text("file_name\n")
     judgement = judge_weights(
         exported / "best.safetensors", raw / "annotations" / "test.json", raw / "images" / "test", JUDGED_BY
     )
@@ -148,16 +147,17 @@ def read_decision(inputs):
 
 
 def test_an_artifact_is_judged_by_its_own_figures(inputs, exported):
-    release.run(Release(rules=(PARITY, LATENCY, SizeBudget(rule="size", at_most_mb=50))), JUDGED_BY, **inputs)
+    judged_by = JUDGED_BY.model_copy(update={"crossed_slices": ("site=yard&size=small",)})  # tags are no matter here
+    release.run(Release(rules=(PARITY, LATENCY, SizeBudget(rule="size", at_most_mb=50))), judged_by, **inputs)
     decision = read_decision(inputs)
     assert decision["passed"] is True
-    assert decision["sentence"] == "model.onnx may ship."
+    assert decision["sentence"] == "The exported file model.onnx may ship."
     passport = decision["passports"]["model.onnx"]
     assert passport["weights_sha256"] == sha256_of_file(exported / "export" / "model.onnx")
     assert passport["runtime"] == "onnxruntime"
     assert decision["artifacts"]["model.onnx"]["detections"] > 0
     page = (inputs["report"] / "index.html").read_text()
-    assert "model.onnx may ship." in page and "model.onnx is small enough" in page
+    assert "The exported file model.onnx may ship." in page and "model.onnx is small enough" in page
     run = store.client().get_run(json.loads(inputs["run"].read_text())["run_id"])
     logged = {entry.path for entry in store.client().list_artifacts(run.info.run_id, "release")}
     assert logged == {"release/decision.json", "release/index.html"}

@@ -2,78 +2,23 @@
 
 import csv
 import json
-import os
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-import yaml
 
-from posefoundry.config import Convert, Ingest, SyntheticSource
 from posefoundry.models.weights import load_model
-from posefoundry.stages import convert, ingest
 
-SETTINGS = {
-    "train": {
-        "model": "yolov8n-pose",
-        "epochs": 2,
-        "batch_size": 8,
-        "image_size_px": 64,
-        "warmup_epochs": 0.5,
-        "optimizer": "adamw",
-        "learning_rate": 0.002,
-    }
-}
-
-COMMAND = [sys.executable, "-m", "posefoundry.stages.train", "--raw", "data/raw", "--yolo", "data/yolo"]
-COMMAND += [
-    "--data-checks",
-    "checks.json",
-    "--checkpoints",
-    "models/checkpoints",
-    "--models",
-    "models/train",
-    "--report",
-    "reports/train",
-]
+MakeProject = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose train stage has run, over two processes."""
-    root = tmp_path_factory.mktemp("project")
-    synthetic = SyntheticSource(image_size_px=64, train_images=16, val_images=4, test_images=4)
-    ingest.run(Ingest(synthetic=synthetic), raw=root / "data/raw", report=root / "ingest.json")
-    convert.run(
-        Convert(),
-        raw=root / "data/raw",
-        yolo=root / "data/yolo",
-        receipt=root / "receipt.jsonl",
-        report=root / "convert.json",
-    )
-    (root / "dvc.yaml").write_text("stages: {}\n")
-    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"convert": {"outs": [
-        {"path": "data/yolo", "md5": "0123456789abcdef0123456789abcdef.dir"}
-    ]}}}))  # fmt: skip
-    for command in (
-        ["init", "-q"],
-        ["add", "dvc.yaml"],
-        ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "x"],
-    ):
-        subprocess.run(["git", *command], cwd=root, check=True)
-    (root / "checks.json").write_text('{"passed": true}')
-    result = run_stage(root, SETTINGS["train"] | {"processes": 2})
-    assert result.returncode == 0, result.stderr
-    return root
-
-
-def run_stage(root: Path, train: dict) -> subprocess.CompletedProcess[str]:
-    (root / "params.yaml").write_text(yaml.safe_dump({"train": train}))
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(COMMAND, cwd=root, env=environment, capture_output=True, text=True, timeout=180, check=False)
+def project(trained_by_two: Any) -> Path:
+    return trained_by_two.root
 
 
 @pytest.mark.slow
@@ -83,7 +28,7 @@ def test_weights_load_and_know_what_they_are(project: Path) -> None:
         assert (info.architecture, info.image_size_px, info.n_classes) == ("yolov8n-pose", 64, 1)
         assert not model.training
     sidecar = json.loads((project / "models/train/last.json").read_text())
-    assert sidecar["extra"]["epoch"] == 2
+    assert sidecar["extra"]["epoch"] == 8
     assert "oks_ap" in sidecar["extra"]["val_metrics"]
 
 
@@ -91,9 +36,9 @@ def test_weights_load_and_know_what_they_are(project: Path) -> None:
 def test_logs_and_pictures(project: Path) -> None:
     report = project / "reports/train"
     rows = list(csv.DictReader((report / "results.csv").open()))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 9)]
     assert float(rows[-1]["loss_total"]) < float(rows[0]["loss_total"])
-    assert len(list(csv.DictReader((report / "steps.csv").open()))) == 4
+    assert len(list(csv.DictReader((report / "steps.csv").open()))) == 32
     assert (report / "plots/learning_curves.png").stat().st_size > 5000
     names = {path.name for path in (report / "samples").iterdir()}
     assert "train_batch_0.jpg" in names
@@ -112,7 +57,7 @@ def test_one_mlflow_run_tells_the_story(project: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["train.loss.pose"] == "12.0"
     assert len(run.data.metrics) >= 30
-    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss_total")] == [1, 2]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss_total")] == [*range(1, 9)]
     (dataset,) = run.inputs.dataset_inputs
     assert "0123456789abcdef0123456789abcdef" in dataset.dataset.digest
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
@@ -121,25 +66,19 @@ def test_one_mlflow_run_tells_the_story(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_failed_data_checks_stop_it(project: Path, tmp_path: Path) -> None:
-    for name in ("data", "dvc.yaml"):
-        (tmp_path / name).symlink_to(project / name)
-    (tmp_path / "checks.json").write_text('{"passed": false}')
-    result = run_stage(tmp_path, SETTINGS["train"])
-    assert result.returncode == 2
-    assert "data checks did not pass" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "models").exists()
+def test_failed_data_checks_stop_it(training_project: MakeProject, tmp_path: Path) -> None:
+    project = training_project(tmp_path / "project")
+    (project.root / "checks.json").write_text('{"passed": false}')
+    status, told = project.run()
+    assert status == 2
+    assert "data checks did not pass" in told
+    assert "Traceback" not in told
+    assert not (project.root / "models").exists()
 
 
 @pytest.mark.slow
-def test_killed_stage_takes_its_processes_with_it(project: Path, tmp_path: Path) -> None:
-    for name in ("data", "dvc.yaml", "checks.json"):
-        (tmp_path / name).symlink_to(project / name)
-    (tmp_path / "params.yaml").write_text(
-        yaml.safe_dump({"train": SETTINGS["train"] | {"processes": 2, "epochs": 500}})
-    )
-    stage = subprocess.Popen(COMMAND, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_stage_takes_its_processes_with_it(training_project: MakeProject, tmp_path: Path) -> None:
+    stage = training_project(tmp_path / "project", processes=2, epochs=500).start()
     deadline = time.monotonic() + 60
     family: list[psutil.Process] = []
     while len(family) < 2 and time.monotonic() < deadline:
@@ -147,16 +86,14 @@ def test_killed_stage_takes_its_processes_with_it(project: Path, tmp_path: Path)
         family = psutil.Process(stage.pid).children(recursive=True)
     assert len(family) >= 2
     stage.kill()
-    stage.wait()
+    stage.communicate()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.slow
-def test_a_fault_in_a_process_is_one_message(project: Path, tmp_path: Path) -> None:
-    for name in ("data", "dvc.yaml", "checks.json"):
-        (tmp_path / name).symlink_to(project / name)
-    result = run_stage(tmp_path, SETTINGS["train"] | {"weights": "nothing-here.safetensors"})
-    assert result.returncode == 2
-    assert "nothing-here.safetensors" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_a_fault_in_a_process_is_one_message(training_project: MakeProject, tmp_path: Path) -> None:
+    status, told = training_project(tmp_path / "project", processes=2, weights="nothing-here.safetensors").run()
+    assert status == 2
+    assert "nothing-here.safetensors" in told
+    assert "Traceback" not in told

@@ -2,84 +2,36 @@
 
 import csv
 import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
-from posefoundry.config import Convert, Ingest, SyntheticSource
-from posefoundry.stages import convert, ingest
+from posefoundry.config import Train
+from posefoundry.stages import train
+from posefoundry.training.checkpoint import CheckpointFolder
 
-pytestmark = pytest.mark.slow
-
-# 16 images in batches of 4: 4 steps an epoch, 32 in all.
-SETTINGS = {
-    "model": "yolov8n-pose",
-    "epochs": 8,
-    "batch_size": 4,
-    "image_size_px": 64,
-    "device": "cpu",
-    "precision": "float32",
-    "optimizer": "adamw",
-    "learning_rate": 0.002,
-    "warmup_epochs": 0.5,
-    "validate_every_epochs": 4,
-    "checkpoint_every_steps": 3,
-}
-COMMAND = [sys.executable, "-m", "posefoundry.stages.train", "--raw", "data/raw", "--yolo", "data/yolo"]
-COMMAND += ["--data-checks", "checks.json", "--checkpoints", "models/checkpoints", "--models", "models/train"]
-COMMAND += ["--report", "reports/train"]
-DVC = [sys.executable, "-m", "dvc", "repro"]
+MakeProject = Callable[..., Any]
+DVC = (sys.executable, "-m", "dvc")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    synthetic = SyntheticSource(image_size_px=64, train_images=16, val_images=2, test_images=2)
-    ingest.run(Ingest(synthetic=synthetic), raw=root / "raw", report=root / "ingest.json")
-    convert.run(
-        Convert(), raw=root / "raw", yolo=root / "yolo", receipt=root / "receipt.jsonl", report=root / "convert.json"
-    )
-    return root
+def steps(root: Path) -> list[int]:
+    sidecars = (root / "models" / "checkpoints").glob("*/step-*.json")
+    return [0, *sorted(int(path.stem.removeprefix("step-")) for path in sidecars)]
 
 
-def project(root: Path, data: Path, processes: int) -> Path:
-    root.mkdir()
-    (root / "data").symlink_to(data)
-    (root / "checks.json").write_text('{"passed": true}')
-    (root / "params.yaml").write_text(yaml.safe_dump({"train": SETTINGS | {"processes": processes}}))
-    stage = {"cmd": "exec " + " ".join(COMMAND), "params": ["train"], "deps": ["checks.json"]}
-    stage["outs"] = ["models/train", "reports/train"]
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
-    return root
-
-
-def start(command: list[str], root: Path) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    environment |= {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(root / "site")}
-    return subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(command: list[str], root: Path) -> str:
-    process = start(command, root)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def wait_for_checkpoint(process: subprocess.Popen[str], root: Path, after_step: int) -> None:
+def wait_for_checkpoint(process: subprocess.Popen[str], root: Path) -> None:
     """Returns a moment after a checkpoint of a later step has appeared; which moment is up to chance."""
-    folder = root / "models" / "checkpoints"
-    while not any(int(path.stem.removeprefix("step-")) > after_step for path in folder.glob("*/step-*.json")):
+    newest = steps(root)[-1]
+    while steps(root)[-1] <= newest:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     time.sleep(random.SystemRandom().uniform(0, 0.3))
@@ -107,57 +59,72 @@ def outcome(root: Path) -> dict[str, object]:
     }
 
 
-def test_killed_under_dvc_it_resumes(data: Path, tmp_path: Path) -> None:
-    whole, broken = (project(tmp_path / name, data, 1) for name in ("whole", "broken"))
-    finish(COMMAND, whole)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=broken, check=True)
-    dvc = start(DVC, broken)
-    wait_for_checkpoint(dvc, broken, after_step=0)
-    (stage,) = psutil.Process(dvc.pid).children()
-    stage.kill()
+@pytest.mark.slow
+def test_killed_under_dvc_it_resumes(training_project: MakeProject, tmp_path: Path) -> None:
+    whole, broken = (training_project(tmp_path / name) for name in ("whole", "broken"))
+    status, told = whole.run()
+    assert status == 0, told
+    stage = {"cmd": "exec " + " ".join(broken.command), "params": ["train"], "deps": ["checks.json"]}
+    stage["outs"] = ["models/train", "reports/train"]
+    (broken.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    assert broken.run(*DVC, "init", "-q", "--no-scm")[0] == 0
+    dvc = broken.start(*DVC, "repro")
+    wait_for_checkpoint(dvc, broken.root)
+    (process,) = psutil.Process(dvc.pid).children()
+    process.kill()
     assert "failed to reproduce 'train'" in dvc.communicate(timeout=60)[0]
-    assert "Going on after step" in finish(DVC, broken)
-    assert outcome(broken) == outcome(whole)
+    status, told = broken.run(*DVC, "repro")
+    assert status == 0, told
+    assert "Going on after step" in told
+    assert outcome(broken.root) == outcome(whole.root)
 
 
-def test_two_processes_killed_and_stopped_on_the_way(data: Path, tmp_path: Path) -> None:
-    whole, broken = (project(tmp_path / name, data, 2) for name in ("whole", "broken"))
-    finish(COMMAND, whole)
-    killed = start(COMMAND, broken)
-    wait_for_checkpoint(killed, broken, after_step=0)
-    family = psutil.Process(killed.pid).children(recursive=True)
-    killed.kill()
-    killed.communicate()
+@pytest.mark.slow
+def test_two_processes_robbed_killed_and_stopped_on_the_way(
+    trained_by_two: Any, training_project: MakeProject, tmp_path: Path
+) -> None:
+    broken = training_project(tmp_path / "broken", processes=2)
+    robbed = broken.start()
+    wait_for_checkpoint(robbed, broken.root)
+    stage = psutil.Process(robbed.pid)
+    first = set(stage.children())
+    max(first, key=lambda process: process.pid).kill()
+    while not (again := set(stage.children())) or again & first:
+        assert robbed.poll() is None, robbed.communicate()[0]
+        time.sleep(0.05)
+    wait_for_checkpoint(robbed, broken.root)
+    family = stage.children(recursive=True)
+    robbed.kill()
+    told, _ = robbed.communicate()
     psutil.wait_procs(family, timeout=20)
+    assert "(killed by SIGKILL); all go on from the last checkpoint" in told
+    assert told.count("Going on after step") == 1
 
-    stopped = start(COMMAND, broken)
-    steps = [int(path.stem.removeprefix("step-")) for path in broken.glob("models/checkpoints/*/step-*.json")]
-    wait_for_checkpoint(stopped, broken, after_step=max(steps))
+    stopped = broken.start()
+    wait_for_checkpoint(stopped, broken.root)
     stopped.send_signal(signal.SIGTERM)
-    output, _ = stopped.communicate(timeout=120)
-    assert stopped.returncode == 143, output
-    assert "the next run goes on" in output
+    told, _ = stopped.communicate(timeout=120)
+    assert stopped.returncode == 143, told
+    assert "the next run goes on" in told
 
-    robbed = start(COMMAND, broken)
-    steps = [int(path.stem.removeprefix("step-")) for path in broken.glob("models/checkpoints/*/step-*.json")]
-    wait_for_checkpoint(robbed, broken, after_step=max(steps))
-    psutil.Process(robbed.pid).children()[1].kill()
-    output, _ = robbed.communicate(timeout=300)
-    assert robbed.returncode == 0, output
-    assert "(killed by SIGKILL); all go on from the last checkpoint" in output
-    assert output.count("Going on after step") == 2
-    assert outcome(broken) == outcome(whole)
+    status, told = broken.run()
+    assert status == 0, told
+    assert told.count("Going on after step") == 1
+    assert outcome(broken.root) == outcome(trained_by_two.root)
 
 
-def test_a_changed_setting_starts_over_and_says_why(data: Path, tmp_path: Path) -> None:
-    root = project(tmp_path / "project", data, 1)
-    interrupted = start(COMMAND, root)
-    wait_for_checkpoint(interrupted, root, after_step=0)
-    interrupted.send_signal(signal.SIGTERM)
-    assert "stopped by a signal after step" in interrupted.communicate(timeout=60)[0]
-    changed = SETTINGS | {"learning_rate": 0.001, "epochs": 1}
-    (root / "params.yaml").write_text(yaml.safe_dump({"train": changed}))
-    output = finish(COMMAND, root)
-    assert "is of another training: train.epochs, train.learning_rate differ." in output
-    assert "Going on" not in output
-    assert len(list(csv.DictReader((root / "reports/train/results.csv").open()))) == 1
+def test_a_changed_setting_starts_over_and_says_why(
+    training_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def folder(**settings: Any) -> CheckpointFolder:
+        yolo, val = training_data / "yolo", training_data / "raw" / "annotations" / "val.json"
+        return train._own_folder(Train(**settings), tmp_path, yolo / "dataset.yaml", val, yolo)
+
+    interrupted = folder(seed=1)
+    interrupted.write(3, {}, {}, None)
+    assert folder(seed=1).steps() == [3]
+    assert folder(seed=1, processes=2, loader_workers=3).steps() == [3]
+    assert capsys.readouterr().out == ""
+    assert folder(seed=1, learning_rate=0.001, epochs=1, warmup_epochs=0).steps() == []
+    told = capsys.readouterr().out
+    assert "(step 3) is of another training: train.epochs, train.learning_rate, train.warmup_epochs differ." in told

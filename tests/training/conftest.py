@@ -1,6 +1,11 @@
 """A small dataset of drawn people, made once for all training tests."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +52,34 @@ def settings() -> Train:
         warmup_epochs=0.5,
         augment=BARE,
     )
+
+
+OF_JOBS = {"image_size_px": 64, "batch_size": 6, "device": "cpu", "precision": "float32"}
+# 24 images, batch 6: 4 steps an epoch, 52 in 13 epochs. Batch statistics differ between halves of a batch by nature, so
+# BatchNorm's are frozen; everything else must be the same mathematics.
+LONG = {"epochs": 13, "warmup_epochs": 1, "freeze_batchnorm": True, "validate_every_epochs": 13, "optimizer": "sgd"}
+JOBS = {
+    "yolov8n-pose": OF_JOBS | LONG | {"model": "yolov8n-pose", "learning_rate": 0.002},
+    "yolo26n-pose": OF_JOBS | LONG | {"model": "yolo26n-pose", "learning_rate": 0.002},
+    "short": OF_JOBS | {"epochs": 1, "warmup_epochs": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def jobs() -> dict[str, dict[str, Any]]:
+    """Settings of the trainings in `learnt`, by name."""
+    return JOBS
+
+
+@pytest.fixture(scope="session")
+def learnt(people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, list]]]:
+    """Each step's losses of each job, and what was judged, by number of processes, under torchrun."""
+    folder, found = tmp_path_factory.mktemp("learnt"), {}
+    for processes in (1, 2):
+        given, out = folder / f"jobs_{processes}.json", folder / f"out_{processes}.json"
+        given.write_text(json.dumps({name: job | {"processes": processes} for name, job in JOBS.items()}))
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        arguments = [str(Path(__file__).with_name("train_steps.py")), str(people / "yolo/dataset.yaml"), given, out]
+        subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+        found[processes] = json.loads(out.read_text())
+    return found

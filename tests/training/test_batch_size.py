@@ -14,8 +14,10 @@ from posefoundry.training.batch_size import (
     largest_that_fits,
     rounded,
     train_on_noise,
+    with_batch_so_far,
     with_batch_that_fits,
 )
+from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
 
 ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
@@ -93,3 +95,13 @@ def test_what_is_found_on_a_gpu_trains(people: Path, settings: Train) -> None:
     assert found >= 1
     spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
     assert train_on_noise(found, settings, spec, gpu.device).step == 2
+
+
+def test_a_training_goes_on_with_the_batch_that_was_found_first(tmp_path: Path) -> None:
+    folder, auto = CheckpointFolder(tmp_path / "this", 2), Train(batch_size="auto")
+    assert with_batch_so_far(auto, folder, ALONE).batch_size == AUTO_BATCH
+    folder.write(1, {}, {"batch_size": 24}, None)
+    assert with_batch_so_far(auto, folder, ALONE).batch_size == 24
+    assert with_batch_so_far(Train(batch_size=8), folder, ALONE).batch_size == 8
+    with pytest.raises(PosefoundryError, match="of batches of 24 images, expected a multiple of 5 processes"):
+        with_batch_so_far(Train(batch_size="auto", processes=5), folder, ALONE)

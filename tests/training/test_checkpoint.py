@@ -96,6 +96,18 @@ def test_interrupted_equals_uninterrupted(people: Path, same: Train, uninterrupt
         assert columns(tmp_path / log, *TIMES) == columns(uninterrupted / log, *TIMES), f"killed after step {step}"
 
 
+def test_the_same_training_gives_the_same_weights(
+    people: Path, same: Train, uninterrupted: Path, tmp_path: Path
+) -> None:
+    random.seed()
+    np.random.seed()
+    torch.seed()  # what was drawn before a training is nothing to it
+    run(people, tmp_path, same)
+    for name in ("best", "last"):
+        assert weights(tmp_path, name) == weights(uninterrupted, name)
+    assert columns(tmp_path / "steps.csv", *TIMES) == columns(uninterrupted / "steps.csv", *TIMES)
+
+
 def test_last_few_and_best_are_kept_with_a_readable_sidecar(uninterrupted: Path) -> None:
     folder = uninterrupted / "checkpoints" / "this"
     sidecars = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}

@@ -7,21 +7,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 HERE = Path(__file__).parent
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 PORT = 29631
-TRAINING = {
-    "batch_size": 6,
-    "image_size_px": 64,
-    "device": "cpu",
-    "precision": "float32",
-    "epochs": 1,
-    "warmup_epochs": 0,
-    "freeze_batchnorm": True,
-}
 
 
 def ip(*arguments: str) -> None:
@@ -68,26 +60,22 @@ def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_two_hosts_learn_what_two_processes_learn(hosts: tuple[str, str], people: Path, tmp_path: Path) -> None:
-    script, dataset = str(HERE / "train_steps.py"), str(people / "yolo" / "dataset.yaml")
-    outs = [tmp_path / name for name in ("one_host.json", "a.json", "b.json")]
-    steps = []
-    for out, processes, nodes in ((outs[0], 2, 1), (outs[2], 1, 2)):
-        settings = TRAINING | {"processes": processes, "nodes": nodes}
-        given = tmp_path / f"training_{nodes}.json"
-        given.write_text(json.dumps(settings))
-        if nodes == 1:
-            results = end(launch([script, dataset, str(given), str(out)], settings, tmp_path / "alone"))
-        else:
-            results = end(*(
-                launch([script, dataset, str(given), str(own)], settings, tmp_path / host, host)
-                for host, own in zip(hosts, outs[1:], strict=True)
-            ))  # fmt: skip
-        assert [status for status, _ in results] == [0] * nodes, results
-        steps.append(json.loads(out.read_text())["steps"])
-    assert len(steps[0]) == 4
-    assert steps[0] == steps[1]
-    assert not outs[1].exists(), "only the host that the rendezvous names writes"
+def test_two_hosts_learn_what_two_processes_learn(
+    hosts: tuple[str, str], people: Path, tmp_path: Path, learnt: dict[int, dict], jobs: dict[str, dict[str, Any]]
+) -> None:
+    script, dataset, given = str(HERE / "train_steps.py"), str(people / "yolo/dataset.yaml"), tmp_path / "jobs.json"
+    settings = jobs["short"] | {"processes": 1, "nodes": 2}
+    given.write_text(json.dumps({"short": settings}))
+    outs = [tmp_path / name for name in ("a.json", "b.json")]
+    results = end(*(
+        launch([script, dataset, str(given), str(own)], settings, tmp_path / host, host)
+        for host, own in zip(hosts, outs, strict=True)
+    ))  # fmt: skip
+    assert [status for status, _ in results] == [0, 0], results
+    steps = json.loads(outs[1].read_text())["short"]["steps"]
+    assert len(steps) == 4
+    assert steps == learnt[2]["short"]["steps"]
+    assert not outs[0].exists(), "only the host that the rendezvous names writes"
 
 
 @pytest.mark.slow

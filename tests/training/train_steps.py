@@ -1,6 +1,6 @@
-"""Run by tests in processes of their own: trains, and writes each step's losses.
+"""Run by tests in processes of their own: trains one job after the other, and writes each step's losses.
 
-train_steps.py dataset.yaml settings.json out.json
+train_steps.py dataset.yaml jobs.json out.json; both files hold an object by the jobs' names.
 """
 
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from posefoundry.config import Train
-from posefoundry.datasets.yolo import read_dataset_yaml
+from posefoundry.datasets.yolo import DatasetSpec, read_dataset_yaml
 from posefoundry.models import build_model
 from posefoundry.training.data import TrainingImages
-from posefoundry.training.distributed import join_process_group
+from posefoundry.training.distributed import ProcessGroup, join_process_group
 from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
@@ -28,26 +28,30 @@ class Steps(Observer):
         self.rows.append(values)
 
 
+def learn(spec: DatasetSpec, settings: Train, group: ProcessGroup) -> dict[str, list]:
+    torch.manual_seed(settings.seed)
+    model = build_model(settings.model)
+    criterion = build_criterion(model, spec.skeleton, settings, group.sum)
+    loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
+    steps = Steps()
+    judged: list[float] = []
+
+    def validate(model: torch.nn.Module) -> dict[str, float | None]:
+        judged.append(sum(float(statistic.double().sum()) for statistic in model.buffers()))
+        return {}
+
+    Trainer(model, settings, criterion, loader, group, [steps]).train(validate, lambda *_: None)
+    return {"steps": steps.rows, "judged": group.gather([judged[-1]])}
+
+
 def main() -> None:
     dataset, given, out = (Path(argument) for argument in sys.argv[1:])
-    settings = Train.model_validate_json(given.read_text())
+    jobs = {name: Train.model_validate(settings) for name, settings in json.loads(given.read_text()).items()}
     with join_process_group("cpu") as group:
         spec = read_dataset_yaml(dataset)
-        torch.manual_seed(settings.seed)
-        model = build_model(settings.model)
-        criterion = build_criterion(model, spec.skeleton, settings, group.sum)
-        loader = training_loader(TrainingImages(spec, settings), settings, group.rank, group.device)
-        steps = Steps()
-        judged: list[float] = []
-
-        def validate(model: torch.nn.Module) -> dict[str, float | None]:
-            judged.append(sum(float(statistic.double().sum()) for statistic in model.buffers()))
-            return {}
-
-        Trainer(model, settings, criterion, loader, group, [steps]).train(validate, lambda *_: None)
-        last_judged = group.gather([judged[-1]])
+        learnt = {name: learn(spec, settings, group) for name, settings in jobs.items()}
         if group.is_main:
-            out.write_text(json.dumps({"steps": steps.rows, "judged": last_judged}))
+            out.write_text(json.dumps(learnt))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -47,8 +47,13 @@ class VerbArguments(Section):
 
 
 class TrainArguments(VerbArguments):
-    """Arguments of `train`; None is the default of `posefoundry.config.Train`, which is the published recipe."""
+    """Arguments of `train`; None is the default of `posefoundry.config.Train`, which is the published recipe.
 
+    Attributes:
+        resume: Goes on with the training whose `weights/last.safetensors` the model is; takes no other argument.
+    """
+
+    resume: bool = False
     data: str | Path | None = None
     epochs: int | None = None
     batch: int | Literal["auto"] | None = None
@@ -99,6 +104,12 @@ class TrainArguments(VerbArguments):
     patience: int | None = None
     freeze: int | None = None
     freeze_batchnorm: bool | None = None
+
+    @model_validator(mode="after")
+    def _resume_alone(self) -> Self:
+        if self.resume and (others := self.model_fields_set - {"resume", "task"}):
+            raise ValueError(f"resume: goes on with the arguments of before; leave out {', '.join(sorted(others))}")
+        return self
 
     def to_settings(self, model: str, weights: Path | None, stride_px: int, device: str) -> Train:
         """Returns the section `train` that these arguments mean.
@@ -281,7 +292,6 @@ _COMMON_NEUTRAL: dict[str, tuple[Any, ...]] = {"mode": ("train", "val", "predict
 NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
     "TrainArguments": _COMMON_NEUTRAL
     | {
-        "resume": (False,),
         "save": (True,),
         "save_period": (-1,),
         "val": (True,),

@@ -23,7 +23,7 @@ import numpy as np
 
 from posefoundry.evaluation import fast_oks
 from posefoundry.evaluation.fast_oks import THRESHOLDS, KeypointSimilarity
-from posefoundry.evaluation.greedy import Task, match
+from posefoundry.evaluation.greedy import Bits, Task, match
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
 from posefoundry.evaluation.oks import Evaluation
 from posefoundry.evaluation.slices import ALL, split_by_class
@@ -200,6 +200,6 @@ def _ap(
     oks = similarity.oks(truth.visibility > 0)
     [(right, ignored)] = match(similarity.pairs, [Task(oks, ~persons)], THRESHOLDS)
     if without is not None:
-        ignored |= without & ~right
+        ignored |= np.where(without, ~right, Bits(0))
     matches = split_by_class(truth, found, persons, right, ignored)
     return float(fast_oks.over_classes([fast_oks.average_precision(m) for m in matches]).mean())

@@ -6,10 +6,11 @@ little.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from posefoundry.evaluation.greedy import Pairs, stable_order
+from posefoundry.evaluation.greedy import Bits, Pairs, bits_of, flags_of, stable_order
 from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
 # As in pycocotools' Params, to the last bit.
@@ -19,7 +20,6 @@ MAX_POSES_PER_IMAGE = 20  # pycocotools: Params.setKpParams
 MAX_BOXES_PER_IMAGE = 100  # pycocotools: Params.setDetParams
 
 
-@dataclass(frozen=True)
 class SliceMatches:
     """All that average precision needs of one slice and class.
 
@@ -28,27 +28,68 @@ class SliceMatches:
     Attributes:
         image_index: (D,) place of each detection's image among the images in order of id.
         scores: (D,) scores.
-        matched: (T, D) whether a detection is right at each of the T thresholds.
-        ignored: (T, D) whether it is neither right nor wrong: it found a crowd, a person without keypoints or one
-            outside the slice, or it found nobody and lies outside the slice itself.
+        right_bits: (D,) `matched` as bits, the first threshold lowest.
+        ignored_bits: (D,) `ignored` as bits.
+        n_thresholds: T, at most 16.
         positives_of_image: (I,) persons of the slice in each image.
     """
 
-    image_index: np.ndarray
-    scores: np.ndarray
-    matched: np.ndarray
-    ignored: np.ndarray
-    positives_of_image: np.ndarray
+    def __init__(
+        self,
+        image_index: np.ndarray,
+        scores: np.ndarray,
+        matched: np.ndarray,
+        ignored: np.ndarray,
+        positives_of_image: np.ndarray,
+    ) -> None:
+        self.image_index = image_index
+        self.scores = scores
+        self.right_bits = bits_of(matched)
+        self.ignored_bits = bits_of(ignored)
+        self.n_thresholds = len(matched)
+        self.positives_of_image = positives_of_image
+
+    @classmethod
+    def of_bits(
+        cls,
+        image_index: np.ndarray,
+        scores: np.ndarray,
+        right_bits: np.ndarray,
+        ignored_bits: np.ndarray,
+        positives_of_image: np.ndarray,
+        n_thresholds: int = len(THRESHOLDS),
+    ) -> "SliceMatches":
+        """Builds one from bits, as `match` returns them, without spreading them out."""
+        matches = cls.__new__(cls)
+        matches.image_index, matches.scores = image_index, scores
+        matches.right_bits, matches.ignored_bits, matches.n_thresholds = right_bits, ignored_bits, n_thresholds
+        matches.positives_of_image = positives_of_image
+        return matches
+
+    @cached_property
+    def matched(self) -> np.ndarray:
+        """(T, D) whether a detection is right at each of the T thresholds."""
+        return flags_of(self.right_bits, self.n_thresholds)
+
+    @cached_property
+    def ignored(self) -> np.ndarray:
+        """(T, D) whether it is neither right nor wrong.
+
+        It found a crowd, a person without keypoints or one outside the slice, or it found nobody and lies outside the
+        slice itself.
+        """
+        return flags_of(self.ignored_bits, self.n_thresholds)
 
     def of_images(self, chosen: np.ndarray) -> "SliceMatches":
         """Returns the part that lies in the chosen images, (I,) flags; the others hold nobody and nothing."""
         columns = np.flatnonzero(chosen[self.image_index])
-        return SliceMatches(
+        return SliceMatches.of_bits(
             image_index=self.image_index[columns],
             scores=self.scores[columns],
-            matched=self.matched[:, columns],
-            ignored=self.ignored[:, columns],
+            right_bits=self.right_bits[columns],
+            ignored_bits=self.ignored_bits[columns],
             positives_of_image=np.where(chosen, self.positives_of_image, 0),
+            n_thresholds=self.n_thresholds,
         )
 
 
@@ -59,23 +100,25 @@ def precision_at_recalls(matches: SliceMatches) -> np.ndarray:
     a detection is right, so only those places are looked at.
     """
     n_positives = int(matches.positives_of_image.sum())
-    precision = np.zeros((len(matches.matched), len(RECALLS)))
+    precision = np.zeros((matches.n_thresholds, len(RECALLS)))
     if n_positives == 0:
         return np.full_like(precision, np.nan)
-    some = np.flatnonzero(matches.matched.any(axis=0))
-    right = matches.matched[:, some]
+    some = np.flatnonzero(matches.right_bits != 0)
+    right = matches.right_bits[some]
     # Most of those who are ignored are so at all thresholds: they are counted once.
-    always = matches.ignored.all(axis=0)
-    sometimes = np.flatnonzero(matches.ignored.any(axis=0) & ~always)
-    ignored = matches.ignored[:, sometimes]
+    all_bits = Bits((1 << matches.n_thresholds) - 1)
+    ignored = matches.ignored_bits & all_bits
+    always = ignored == all_bits
+    sometimes = np.flatnonzero((ignored != 0) & ~always)
+    ignored = ignored[sometimes]
     n_always = np.cumsum(always, dtype=np.int32)[some] if always.any() else np.zeros(len(some), np.int32)
     for t, row in enumerate(precision):
-        chosen = np.flatnonzero(right[t])
+        chosen = np.flatnonzero(right & Bits(1 << t))
         if not len(chosen):
             continue
         places = some[chosen]
         n_right = np.arange(1, len(places) + 1)
-        n_ignored = n_always[chosen] + np.searchsorted(sometimes[ignored[t]], places)
+        n_ignored = n_always[chosen] + np.searchsorted(sometimes[(ignored & Bits(1 << t)) != 0], places)
         n_wrong = places + 1 - n_right - n_ignored
         # eps as in pycocotools, and in its order of summation
         envelope = np.maximum.accumulate((n_right / (n_wrong + n_right + np.spacing(1)))[::-1])[::-1]
@@ -94,8 +137,9 @@ def average_recall(matches: SliceMatches) -> np.ndarray:
     """Returns (T,) recall at each threshold; NaN where there is nobody to find."""
     n_positives = int(matches.positives_of_image.sum())
     if n_positives == 0:
-        return np.full(len(matches.matched), np.nan)
-    return np.count_nonzero(matches.matched, axis=1) / n_positives
+        return np.full(matches.n_thresholds, np.nan)
+    right = matches.right_bits[matches.right_bits != 0]
+    return np.array([np.count_nonzero(right & Bits(1 << t)) for t in range(matches.n_thresholds)]) / n_positives
 
 
 def over_classes(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -202,8 +246,9 @@ def keypoint_similarity(
     labelled = np.empty((len(sigmas), len(person)))
     of_pair = scale[person]
     for k, variance in enumerate(variances):
-        dx = found_xy[k, 0][detection] - truth_xy[k, 0][person]
-        dy = found_xy[k, 1][detection] - truth_xy[k, 1][person]
+        dx, dy = (guess.take(detection) for guess in found_xy[k])
+        dx -= truth_xy[k, 0].take(person)
+        dy -= truth_xy[k, 1].take(person)
         labelled[k] = _similarity(dx, dy, variance, of_pair)
     of_box = _similarity_with_box(truth, found_xy, extent, person, detection, variances, of_pair)
     return KeypointSimilarity(pairs, labelled, of_box)
@@ -216,7 +261,7 @@ def _similarity(dx: np.ndarray, dy: np.ndarray, variance: float, scale: np.ndarr
     dx += dy
     dx /= variance
     dx /= scale
-    dx /= -2
+    dx *= -0.5
     return np.exp(dx, out=dx)
 
 
@@ -243,7 +288,7 @@ def _similarity_with_box(
     for xy, variance in zip(found_xy, variances, strict=True):
         dx, dy = (
             np.maximum(0, low[axis] - guess) + np.maximum(0, guess - high[axis])
-            for axis, guess in enumerate((xy[0][detection], xy[1][detection]))
+            for axis, guess in enumerate((xy[0].take(detection), xy[1].take(detection)))
         )
         total += _similarity(dx, dy, variance, scale)
     of_box = np.ones(len(is_beyond))

@@ -150,9 +150,12 @@ def decide_release(settings: Release, artifacts: Sequence[Shipped], reference: M
         for artifact in of_rule:
             if artifact.obstacle is None or isinstance(rule, SizeBudget):
                 outcomes.append(_release_rule(rule, artifact, reference))
-    names = " and ".join(artifact.name for artifact in artifacts) or "nothing"
+    names = " and ".join(artifact.name for artifact in artifacts)
     passed = bool(artifacts) and all(outcome.passed for outcome in outcomes)
-    sentence = f"{names} may ship." if passed else f"{names} must not ship: {_first_failure(outcomes)}"
+    sentence = f"The exported {'file' if len(artifacts) == 1 else 'files'} {names} "
+    sentence += "may ship." if passed else f"must not ship: {_first_failure(outcomes)}"
+    if not artifacts:
+        sentence = "Nothing was exported, so there is nothing to ship."
     return Decision(passed, _verdict(outcomes), sentence, tuple(outcomes))
 
 

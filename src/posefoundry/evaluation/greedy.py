@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Bits = np.uint16
+TASKS_AT_ONCE = 4  # of thousands of images; more no longer fit into the memory next to the processor
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,33 @@ def match(pairs: Pairs, tasks: Sequence[Task], thresholds: np.ndarray) -> list[t
         thresholds: (T,) rising, above 0; at most 16.
 
     Returns:
-        For each task two (T, D) flags: right, and ignored. What is neither is wrong.
+        For each task two (D,) arrays of bits, one a threshold, the first lowest: right, and ignored. What is neither is
+        wrong.
     """
-    right, taken_ignored = _play(pairs, tasks, thresholds)
     results = []
-    for task, right_bits, ignored_bits in zip(tasks, right, taken_ignored, strict=True):
-        if task.outside is not None:
-            ignored_bits |= np.where(task.outside, ~right_bits, Bits(0))
-        results.append((_flags(right_bits, len(thresholds)), _flags(ignored_bits, len(thresholds))))
+    for start in range(0, len(tasks), TASKS_AT_ONCE):
+        some = tasks[start : start + TASKS_AT_ONCE]
+        for task, right, ignored in zip(some, *_play(pairs, some, thresholds), strict=True):
+            if task.outside is not None:
+                ignored |= np.where(task.outside, ~right, Bits(0))
+            results.append((right, ignored))
     return results
+
+
+def bits_of(flags: np.ndarray) -> np.ndarray:
+    """Returns (D,) bits of (T, D) flags."""
+    bits = np.zeros(flags.shape[1], Bits)
+    for t, row in enumerate(flags):
+        bits |= row.astype(Bits) << Bits(t)
+    return bits
+
+
+def flags_of(bits: np.ndarray, n_thresholds: int) -> np.ndarray:
+    """Returns (T, D) flags of (D,) bits."""
+    flags = np.empty((n_thresholds, len(bits)), bool)
+    for t in range(n_thresholds):
+        np.not_equal(bits & Bits(1 << t), 0, out=flags[t])
+    return flags
 
 
 def stable_order(keys: np.ndarray) -> np.ndarray:
@@ -211,11 +230,3 @@ def _ranks(wanted: np.ndarray) -> np.ndarray:
             ranks[i] += later
             ranks[j] += ~later
     return ranks
-
-
-def _flags(bits: np.ndarray, n_thresholds: int) -> np.ndarray:
-    """Returns (T, D) flags of (D,) bits."""
-    flags = np.empty((n_thresholds, len(bits)), bool)
-    for t in range(n_thresholds):
-        np.not_equal(bits & Bits(1 << t), 0, out=flags[t])
-    return flags

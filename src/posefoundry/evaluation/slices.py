@@ -228,18 +228,18 @@ def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | Non
 def split_by_class(
     truth: GroundTruth, found: Candidates, persons: np.ndarray, right: np.ndarray, ignored: np.ndarray
 ) -> tuple[SliceMatches, ...]:
-    """Puts the outcome of one matching, (T, D) flags, and the (N,) persons to find into one `SliceMatches` a class."""
+    """Puts the outcome of one matching, (D,) bits, and the (N,) persons to find into one `SliceMatches` a class."""
     n_categories = len(truth.category_ids)
     # A slice where an index would do: with one class nothing need be copied.
     columns: list[Any] = [slice(None)]
     if n_categories != 1:
         columns = [np.flatnonzero(found.category == c) for c in range(n_categories)]
     return tuple(
-        SliceMatches(
+        SliceMatches.of_bits(
             image_index=found.image[chosen],
             scores=found.scores[chosen],
-            matched=right[:, chosen],
-            ignored=ignored[:, chosen],
+            right_bits=right[chosen],
+            ignored_bits=ignored[chosen],
             positives_of_image=np.bincount(
                 truth.image[persons & (truth.category == c)], minlength=len(truth.image_ids)
             ),

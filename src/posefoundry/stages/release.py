@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.config import Evaluate, Release
-from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.gate import Shipped, decide_release
 from posefoundry.evaluation.html import write_decision_page
@@ -66,15 +65,11 @@ def _judge(
 ) -> tuple[Shipped, dict[str, Any]]:
     """Returns what an artifact did, and the passport of that: only the file's hash where it could not be judged."""
     n_bytes = path.stat().st_size
+    settings = settings.model_copy(update={"crossed_slices": ()})  # no rule is about slices, which tags may have named
     try:
         with progress_bar(f"evaluate {path.name}") as progress:
             judgement = judge_weights(
-                path,
-                raw / "annotations" / f"{SPLIT}.json",
-                raw / "images" / SPLIT,
-                settings,
-                tags=raw / TAGS_NAME,
-                progress=progress,
+                path, raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT, settings, progress=progress
             )
     except PosefoundryError as error:  # such as an engine on a machine without its GPU
         return Shipped(path.name, n_bytes, {}, str(error)), {"weights_sha256": sha256_of_file(path)}

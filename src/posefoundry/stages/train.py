@@ -44,7 +44,7 @@ def run(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
         )
 
-    from posefoundry.training.batch_size import with_batch_that_fits
+    from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.session import train_model
 
@@ -52,20 +52,28 @@ def run(
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
         group = stack.enter_context(join_process_group(settings.device))
-        settings = with_batch_that_fits(settings, group, dataset_yaml)
         observers: list[Observer] = []
         log = FileLog(report)
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
-        if group.is_main:
-            # What belongs there of an interrupted training, its checkpoint holds.
-            for emptied in (models, report):
-                shutil.rmtree(emptied, ignore_errors=True)
-                emptied.mkdir(parents=True)
-            folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
-            mlflow_log = stack.enter_context(_mlflow_log(settings, register.experiment, yolo, models, folder.path))
-            observers = [log, stack.enter_context(training_progress()), mlflow_log]
+        mlflow_log: _MlflowLog | None = None
+
+        def say_why_it_ends(cause: str) -> None:
+            if mlflow_log is not None:
+                mlflow_log.fail(cause)
+
         try:
-            with watched(group, settings.stall_timeout_s, mlflow_log.fail if group.is_main else None):
+            with watched(group, settings.stall_timeout_s, say_why_it_ends):
+                if group.is_main:
+                    # What belongs there of an interrupted training, its checkpoint holds.
+                    for emptied in (models, report):
+                        shutil.rmtree(emptied, ignore_errors=True)
+                        emptied.mkdir(parents=True)
+                    folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
+                settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
+                if group.is_main:
+                    sending = _mlflow_log(settings, register.experiment, yolo, models, folder.path)
+                    mlflow_log = stack.enter_context(sending)
+                    observers = [log, stack.enter_context(training_progress()), mlflow_log]
                 best = train_model(
                     settings,
                     dataset_yaml=dataset_yaml,
@@ -80,7 +88,7 @@ def run(
             if group.is_main:
                 raise
             sys.exit(stopped.exit_status)  # one of them tells it
-        if group.is_main:
+        if mlflow_log is not None:
             from posefoundry.evaluation.learning_curves import plot_learning_curves
 
             plot_learning_curves(log.epochs, report / "plots" / "learning_curves.png")

@@ -11,6 +11,7 @@ from posefoundry.datasets.yolo import DatasetSpec, image_files, read_dataset_yam
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import build_model
 from posefoundry.training.batch import Batch, Sample, collate
+from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
@@ -52,6 +53,32 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
     if group.is_main:
         print(f"train.batch_size auto: batches of {batch_size} images {why}.")
     return settings.model_copy(update={"batch_size": batch_size})
+
+
+def with_batch_so_far(settings: Train, checkpoints: CheckpointFolder, group: ProcessGroup) -> Train:
+    """Returns the settings with the batch that `batch_size: auto` found before a training was cut short, if it was.
+
+    What is free on a GPU differs from one moment to the next, and another batch would make it another training.
+
+    Args:
+        settings: Section `train`; returned as they are where `batch_size` is a number, or there is no checkpoint.
+        checkpoints: Of this training; the main process's count.
+        group: This process among its peers.
+
+    Raises:
+        PosefoundryError: The processes, now of another number, cannot share that batch.
+    """
+    if settings.batch_size != AUTO_BATCH:
+        return settings
+    so_far = group.from_main(checkpoints.fact("batch_size") if group.is_main else None)
+    if so_far is None:
+        return settings
+    if so_far % settings.total_processes:
+        raise PosefoundryError(
+            f"train.batch_size auto: {checkpoints.path} is of batches of {so_far} images, expected a multiple of "
+            f"{settings.total_processes} processes. Train with as many processes as before, or delete that folder."
+        )
+    return settings.model_copy(update={"batch_size": so_far})
 
 
 def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int) -> int:

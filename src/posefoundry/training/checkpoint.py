@@ -102,6 +102,15 @@ class CheckpointFolder:
         """Returns the steps there are checkpoints of, whole or not, in rising order."""
         return [_step_of(sidecar) for sidecar in self._sidecars()]
 
+    def fact(self, name: str) -> Any:
+        """Returns what the newest readable sidecar tells by a name, or None where none does."""
+        for sidecar in reversed(self._sidecars()):
+            try:
+                return json.loads(sidecar.read_bytes())[name]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
     def clear(self) -> None:
         """Forgets the training: it has come to its end."""
         shutil.rmtree(self.path, ignore_errors=True)

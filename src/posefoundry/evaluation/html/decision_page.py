@@ -67,6 +67,7 @@ def write_decision_page(
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
+        compares="differences" in decision,
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
         numbers=_numbers(_mapping(decision, "candidate"), _mapping(decision, "production")),
         passports=_mapping(decision, "passports"),
@@ -82,29 +83,47 @@ def _headline(sentence: str) -> str:
 
 def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a rule as the table shows it; what was asked and what was measured, in words."""
-    kind = str(rule.get("kind") or "")
     value = number(rule.get("candidate", rule.get("value")))
-    bound, margin, reference = (number(rule.get(key)) for key in ("bound", "margin", "production"))
-    asked = KINDS.get(kind, "")
-    if kind == "budget" and bound is not None:
-        asked = f"at most {measure(bound)}"
-    elif margin is not None:
-        asked = f"at most {measure(margin)} below production" if kind != "improvement" else "better than production"
-    elif bound is not None:
-        asked = f"at least {measure(bound)}"
+    margin = number(rule.get("margin"))
+    parity = rule.get("kind") == "parity"
     interval = rule.get("interval")
     return {
         "name": str(rule.get("name") or ""),
         "artifact": str(rule.get("artifact") or ""),
-        "asked": asked,
-        "value": value,
-        "reference": reference,
+        "asked": _asked(rule, margin),
+        "measured": "" if value is None else _with_unit(rule, value),
+        "reference": number(rule.get("production")),
+        "whose": "PyTorch" if parity else "production",
         "difference": number(rule.get("difference")),
+        "digits": 4 if parity else 3,
         "interval": interval if isinstance(interval, list) and len(interval) == 2 else None,
         "p_value": next((p for key in ("p_value_holm", "p_value") if (p := number(rule.get(key))) is not None), None),
         "passed": rule.get("passed") is True,
+        "unseen": drop if (drop := number(rule.get("visible_drop"))) and margin and drop > margin else None,
         "sentence": str(rule.get("sentence") or ""),
     }
+
+
+def _asked(rule: Mapping[str, Any], margin: float | None) -> str:
+    """Returns what a rule asks for, in a few words."""
+    kind, bound = rule.get("kind"), number(rule.get("bound"))
+    if margin is not None and kind == "improvement":
+        return f"more than {measure(margin)} above production" if margin else "better than production"
+    if margin is not None:
+        return f"at most {measure(margin)} below production" if margin else "not below production"
+    if bound is None:
+        return KINDS.get(str(kind), "") if rule.get("metric") or kind == "data" else ""
+    if kind == "parity":
+        return f"within {measure(bound)} of PyTorch"
+    return f"at {'most' if kind in ('budget', 'data') else 'least'} {_with_unit(rule, bound)}"
+
+
+def _with_unit(rule: Mapping[str, Any], value: float) -> str:
+    metric = str(rule.get("metric") or "")
+    if rule.get("kind") == "data":
+        return f"{value:.0f} warning{'' if value == 1 else 's'}"
+    unit = " ms" if metric.endswith("_ms") else " MB" if metric.endswith("_mb") else ""
+    return f"{value:.1f}{unit}" if unit else measure(value)
 
 
 def _margin(decision: Mapping[str, Any]) -> float | None:
