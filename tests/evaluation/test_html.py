@@ -183,6 +183,16 @@ def test_names_from_outside_are_text_and_nothing_else(evaluation, gate, data):
         assert not re.findall(r"""(?:src|href)=["'](?!data:|#|[\w.]+["'])""", page)
 
 
+def test_images_are_filtered_by_the_areas_that_scaled_oks(evaluation, data):
+    truth = json.loads(data["annotations"].read_text())
+    for annotation in truth["annotations"]:
+        annotation["area"] = 0.0  # so that OKS takes the box
+    write_json_atomic(data["annotations"], truth)
+    page = write_evaluation_page(evaluation, **data).read_text()
+    sizes = {size for facets in re.findall(r"data-facets='([^']*)'", page) for size in re.findall(r"size=\w+", facets)}
+    assert sizes == {"size=medium", "size=large"}
+
+
 def test_the_same_files_make_the_same_page(evaluation, data):
     first = write_evaluation_page(evaluation, **data).read_bytes()
     assert write_evaluation_page(evaluation, **data).read_bytes() == first
