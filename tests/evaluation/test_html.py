@@ -135,9 +135,35 @@ def test_the_decision_page_shows_what_the_decision_says(gate, evaluation, data):
     assert "<h1>The left wrist got worse.</h1>" in text
     assert "passes only where it is proven not to be worse" in text
     assert "left wrist, size small" in page["differences"]
-    assert "With 6 images little can be seen." in page["differences"]
+    assert text.count("With 6 images little can be seen.") == 1
+    assert text.index("<h1>") < text.index("With 6 images little can be seen.") < text.index('<section id="rules"')
     assert page["changed"].count("<figure") == 2, "an image that is not in the annotations is not shown"
     assert page["changed"].count('class="panel"') == 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "strictly"),
+    [
+        ("reject_on_proven_regression", "no proven loss over 0.030", "no proven loss"),
+        ("demand_non_inferiority", "a loss over 0.030 ruled out", "a loss ruled out"),
+    ],
+)
+def test_what_was_asked_is_what_the_mode_asks(gate, evaluation, data, mode, asked, strictly):
+    decision = json.loads((gate / "decision.json").read_text())
+    kept = {"kind": "no_regression", "passed": True, "difference": -0.049, "margin": 0.03}
+    strict = decision["rules"][0] | {"name": "strict", "margin": 0.0}
+    decision["rules"] = [
+        kept | {"name": "kept", "slice": "size=small"},
+        kept | {"name": "whole", "slice": "all"},
+        strict,
+    ]
+    write_json_atomic(gate / "decision.json", decision | {"mode": mode})
+    shown = sections(decision_page(gate, evaluation, data).read_text())["rules"]
+    assert re.findall(r'<td data-title="asked"><div>([^<]*)<', shown) == [strictly, asked, asked]
+    names = [shown.index(f'<th scope="row">{name}') for name in ("strict", "whole", "kept")]
+    assert names == sorted(names), "what fails comes first"
+    assert shown.count("<details") == 1 and names[1] < shown.index("<details") < names[2]
+    assert "1 rule is kept in its slice" in shown
 
 
 @pytest.mark.parametrize("content", [None, "null", "[]", "{}", '{"a"', '[{"image_id": 3}, 7, null]'])
