@@ -16,6 +16,7 @@ import pytest
 
 from posefoundry.evaluation.html import pictures, write_decision_page, write_evaluation_page
 from posefoundry.evaluation.html.decision_page import _forest
+from posefoundry.evaluation.html.evaluation_page import _findings
 from posefoundry.evaluation.html.rendering import signed, slice_title
 from posefoundry.files import write_json_atomic
 
@@ -125,8 +126,22 @@ def test_the_evaluation_page_shows_what_the_files_say(evaluation, data):
     assert "The weakest keypoint is the left wrist: AP 0.300 on 20 persons." in page["numbers"]
     assert "Most AP is lost to swaps: without, the AP would be 0.040 higher." in page["numbers"]
     assert page["gallery"].count("<figure") == 3 * 6
+    assert '<a href="../gate/index.html">' in page["gallery"]
     assert page["gallery"].count("data:image/jpeg") == 6, "a photograph is in the page once"
     assert page["classes"].count("<td style") == 9
+
+
+def test_the_weakest_slice_is_told_in_words_and_what_costs_nothing_is_not_told():
+    rows = [
+        {"slice": f"visibility={value}", "group": "visibility", "value": value, "persons": 20, "oks_ap": ap}
+        for value, ap in (("visible", 0.8), ("occluded", 0.4))
+    ]
+    assert _findings([], rows, {"ap_lost": {"swap": 0.0004}}) == [
+        "AP is lowest at occluded keypoints: 0.400 on 20 persons."
+    ]
+    assert _findings([], [], {"ap_lost": {"swap": 0.0005, "miss": None, "jitter": "x"}}) == [
+        "Most AP is lost to swaps: without, the AP would be 0.001 higher."
+    ]
 
 
 def test_the_decision_page_shows_what_the_decision_says(gate, evaluation, data):
@@ -206,7 +221,7 @@ def test_names_from_outside_are_text_and_nothing_else(evaluation, gate, data):
         assert "&lt;script&gt;alert(1)" in page
         for facets in re.findall(r"data-facets='([^']*)'", page):
             json.loads(facets)
-        assert not re.findall(r"""(?:src|href)=["'](?!data:|#|[\w.]+["'])""", page)
+        assert not re.findall(r"""(?:src|href)=["'](?!data:|#|(?:\.\./gate/)?[\w.]+["'])""", page)
 
 
 def test_the_same_files_make_the_same_page(evaluation, data):
