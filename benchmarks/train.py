@@ -1,6 +1,7 @@
 """Images per second of a training's whole loop, and where the time goes, beside the plainest float32 loop.
 
-    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [workers=0] [compile=0]
+    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [workers=0]
+                               [compile=0]
 
 Drawn people; loader, forward, loss, backward, optimiser and moving average included. The plain loop is what one would
 write first: the same model, loss and augmentation in float32, images read from their files, the default memory format,

@@ -141,7 +141,7 @@ def test_a_summary_names_what_is_weakest_and_what_costs_most():
         "PCK@0.05 0.500, PCK@0.1 0.750 of the box's longer side",
         "keypoints of persons found are 6.2 px off on average, 3.4% of that size",
         "AP lost most to: jitter 0.250, miss 0.100, duplicate 0.002",
-        "weakest: keypoint=left_wrist AP 0.310 (20 persons); size=small AP 0.200 (20 persons)",
+        "weakest: at the left wrist AP 0.310 (20 persons); of small persons AP 0.200 (20 persons)",
     ]
     nothing = dict.fromkeys(metrics)
     assert summary(nothing, slices[:1], {"ap_lost": dict.fromkeys(lost)}, "box") == []

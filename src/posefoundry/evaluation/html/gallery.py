@@ -149,8 +149,8 @@ def _facets(
     facets = {}
     for row in rows:
         image_id, n = row["image_id"], whole(row.get("persons"))
-        persons = str(n) if n < 2 else "2-3" if n < 4 else "4+"
-        found = [f"persons={persons}", *(f"size={size}" for size in sorted(sizes[image_id]))]
+        crowd = str(n) if n < 2 else "2-3" if n < 4 else "4+"
+        found = [f"persons={crowd}", *(f"size={size}" for size in sorted(sizes[image_id]))]
         if len(class_names) > 1:
             found += [f"class={name}" for name in sorted(classes[image_id])]
         found += [f"{t}={value}" for t, value in _tags(row).items() if len(tag_values[t]) <= MAX_FACET_VALUES]
