@@ -27,7 +27,7 @@ def slice_rows(evaluation: Evaluation, placement: Placement, settings: Evaluate)
     for name, matches in evaluation.slices.items():
         population = evaluation.slicer.population(name)
         persons = population.persons & population.images[truth.image]
-        row = {
+        row: dict[str, Any] = {
             "slice": name,
             "group": "&".join(part.split("=")[0] for part in name.split("&")),
             "value": None if name == ALL else ", ".join(part.partition("=")[2] for part in name.split("&")),
