@@ -160,11 +160,11 @@ def judge(
     ]
     passport = {
         **conditions_of_test(annotations, list(paths.values()), settings, truth.skeleton.sigmas),
-        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "model": info.architecture,
         "head": "several boxes a person, thinned out by NMS" if info.needs_nms else "one box a person",
         "input_size_px": predictor.image_size_px,
         **origin,
+        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "device": predictor.backend.device_name,
         "versions": software_versions(*SOFTWARE_OF_RUNTIME.get(origin.get("runtime", ""), ())),
     }
