@@ -222,9 +222,8 @@ def average(matches: Sequence[SliceMatches], threshold: float | None = None, *, 
 
 
 def _mean(values: np.ndarray, threshold: float | None) -> float | None:
-    if threshold is not None:
-        values = values[np.isclose(THRESHOLDS, threshold)]
-    return None if np.isnan(values).any() else float(values.mean())
+    mean = float(fast_oks.mean_over_thresholds(values, threshold))
+    return None if np.isnan(mean) else mean
 
 
 def _oks_metrics(matches: Slices) -> Metrics:

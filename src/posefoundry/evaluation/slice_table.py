@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from posefoundry.config import Evaluate
+from posefoundry.evaluation.fast_oks import THRESHOLD_OF_AP
 from posefoundry.evaluation.oks import Evaluation, average
 from posefoundry.evaluation.pck import Placement, placement_figures
 from posefoundry.evaluation.slices import ALL
@@ -34,9 +35,7 @@ def slice_rows(evaluation: Evaluation, placement: Placement, settings: Evaluate)
             "images": len(np.unique(truth.image[persons])),
             "persons": int(persons.sum()),
             "keypoints": int(population.keypoints[persons].sum()),
-            "oks_ap": average(matches),
-            "oks_ap50": average(matches, 0.5),
-            "oks_ap75": average(matches, 0.75),
+            **{metric: average(matches, at) for metric, at in THRESHOLD_OF_AP.items()},
             "oks_ar": average(matches, recall=True),
         }
         rows.append(row | placement_figures(placement, population, truth.image, settings))
