@@ -71,11 +71,12 @@ def evaluate(words: list[str]) -> None:
         "images_with_detections": len(set(found.image.tolist())),
     }
     _print_figures(evaluation.metrics, counts, found.have_boxes)
+    print()
     for line in summary(metrics, slices or [], errors, settings.pck_reference):
         print(f"{line[0].upper()}{line[1:]}.")
     if slices:
         _print_slices(slices)
-    print(f"Area: {AREA_RULES[area_rule]}.")
+    print(f"\nArea: {AREA_RULES[area_rule]}.")
     print(f"Sigmas: {sigmas.origin}.")
     for sentence in warnings:
         print(f"Warning: {sentence}")
@@ -192,7 +193,6 @@ def _print_slices(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         figures = "".join(f"{_figure(row[key]):>9}" for key in SLICE_FIGURES)
         print(f"{row['slice']:{width}}{row['images']:9,}{row['persons']:9,}{figures}")
-    print()
 
 
 def _figure(value: float | None) -> str:
