@@ -413,8 +413,8 @@ def sigmas(words: Words = None) -> None:
 def hard_examples(words: Words = None) -> None:
     """Exports the images most worth correcting, with predictions as pre-labels, for CVAT or Label Studio.
 
-    Each says why: worst OKS, persons nobody annotated, low confidence, disagreement
-    with production. By default they are of the pipeline's test split.
+    Each says why: worst OKS, persons nobody annotated, low confidence, or another
+    opinion than production's. By default they are of the pipeline's test split.
     Corrected annotations go into data/corrections, and dvc repro takes them in.
     """
     from posefoundry.commands.hard_examples import hard_examples as export_hard_examples
