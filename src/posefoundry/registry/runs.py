@@ -123,6 +123,13 @@ class TrainingRun:
         """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
         self._metrics.add(_points(metrics, step))
 
+    def go_back(self) -> None:
+        """Lets metrics of steps that were told already be recorded again: the training repeats them with other values.
+
+        MLflow forgets nothing: it keeps both, and the later is the one that counts.
+        """
+        self._metrics.go_back()
+
     def log_image(self, image_rgb: np.ndarray, name: str) -> None:
         """Records an image (H, W, 3) uint8 RGB as `images/<name>.png`."""
         with tempfile.TemporaryDirectory() as folder:

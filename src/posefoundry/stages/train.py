@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -143,8 +143,15 @@ class _MlflowLog(Observer):
 
     def __init__(self, run: "TrainingRun") -> None:
         self.run = run
+        self._has_begun = False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back; at the start nothing is to be done: a training that was cut short repeats what it told."""
+        if self._has_begun:
+            self.run.go_back()
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        self._has_begun = True
         if step % self.SEND_STEPS_EVERY == 0:
             self.run.log_metrics({f"step_{name}": value for name, value in values.items()}, step=step)
 
