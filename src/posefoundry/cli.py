@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from posefoundry.commands import keys
 from posefoundry.errors import PosefoundryError
 
 # Everything heavy is imported inside the commands, so that --help answers at once.
@@ -38,25 +39,6 @@ app = typer.Typer(
 MODEL_PANEL = "Models: train, judge, use"
 VERSION_PANEL = "Versions: promote, roll back, look"
 ANNOTATION_PANEL = "Annotations: measure, correct"
-
-# What each verb takes; a test compares them with posefoundry.api.arguments, whose import would slow --help down.
-COMMON_KEYS = "device, project, name, exist_ok, verbose"
-TRAIN_KEYS = (
-    "data, epochs, batch, imgsz, pretrained, workers, seed, optimizer, lr0, lrf, cos_lr, momentum, weight_decay, "
-    "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, keypoint_weights, hsv_h, "
-    "hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, cutout, mosaic, mixup, "
-    "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
-    "patience, freeze, freeze_batchnorm, resume, " + COMMON_KEYS
-)
-VAL_KEYS = (
-    "data, split, imgsz, batch, conf, iou, max_det, half, end2end, tags, "
-    "pck_thresholds, pck_reference, save_json, " + COMMON_KEYS
-)
-PREDICT_KEYS = (
-    "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
-    "save_crop, show, " + COMMON_KEYS
-)
-EXPORT_KEYS = "format, imgsz, half, end2end, batch, opset, dynamic, simplify, " + COMMON_KEYS
 
 ModelName = Annotated[
     str | None,
@@ -147,7 +129,7 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
         "posefoundry predict source=dance.mp4 model=yolo26n-pose.pt conf=0.5 imgsz=320",
         "posefoundry predict source='photos/*.png' model=models:/posefoundry@candidate save_txt=True",
         "",
-        "[bold]Keys[/]  " + PREDICT_KEYS,
+        "[bold]Keys[/]  " + keys.PREDICT_KEYS,
     ),
 )
 def predict(
@@ -195,7 +177,7 @@ def predict(
         "posefoundry train data=people/dataset.yaml model=yolo26n-pose.pt epochs=50 lr0=0.002 optimizer=adamw",
         "posefoundry train data=annotations/person_keypoints_train2017.json model=best.safetensors",
         "",
-        "[bold]Keys[/]  model, " + TRAIN_KEYS,
+        "[bold]Keys[/]  model, " + keys.TRAIN_KEYS,
     ),
 )
 def train(words: Words = None) -> None:
@@ -217,7 +199,7 @@ def train(words: Words = None) -> None:
         "posefoundry val model=model.onnx data=people/dataset.yaml split=test save_json=True",
         "posefoundry val model=best.safetensors tags=tags.csv save_json=True",
         "",
-        "[bold]Keys[/]  model, " + VAL_KEYS,
+        "[bold]Keys[/]  model, " + keys.VAL_KEYS,
     ),
 )
 def val(words: Words = None) -> None:
@@ -241,23 +223,7 @@ def val(words: Words = None) -> None:
         "posefoundry evaluate annotations=gt.json detections=dt.json slices=true",
         "posefoundry evaluate annotations=hands.json detections=dt.json sigmas=own.yaml",
         "",
-        "[bold]Keys[/]  annotations  a COCO keypoint file",
-        "      detections   a COCO results file: a list of objects with image_id,",
-        "                   category_id, keypoints, score and, for box AP, bbox",
-        "      json         write the figures there: oks_ap, oks_ap50, oks_ar_m, ...,",
-        "                   box_ap, ..., pck_0.1, mean_error_px, ..., null where there",
-        "                   is nobody to measure them on; with them errors, slices,",
-        "                   warnings, and in passport the rules and the files' hashes",
-        "      sigmas       coco, flat (1/K), a file with a list under sigmas, or a",
-        "                   list; by default those in the annotation file, else",
-        "                   COCO's where the keypoints are COCO's 17",
-        "      area         whose area scales OKS: annotation (COCO's rule, the",
-        "                   default; a person without area is refused), box (0.53 x",
-        "                   the box), annotation_else_box",
-        "      slices       true: AP by size, keypoint, visibility, truncation,",
-        "                   persons in the image, class, tag; or crossed ones as",
-        "                   well: slices='keypoint&size'",
-        "      tags         a CSV with a column file_name and a column a tag",
+        "[bold]Keys[/]  " + keys.EVALUATE_KEYS,
     ),
 )
 def evaluate(words: Words = None) -> None:
@@ -278,7 +244,7 @@ def evaluate(words: Words = None) -> None:
         "posefoundry export model=best.safetensors format=onnx",
         "posefoundry export model=yolo26n-pose.pt format=engine half=True batch=8",
         "",
-        "[bold]Keys[/]  model, " + EXPORT_KEYS,
+        "[bold]Keys[/]  model, " + keys.EXPORT_KEYS,
     ),
 )
 def export(words: Words = None) -> None:
@@ -371,12 +337,7 @@ def import_weights(
         "posefoundry sigmas annotations=first.json second=second.json out=own.yaml",
         "posefoundry evaluate annotations=gt.json detections=dt.json sigmas=own.yaml",
         "",
-        "[bold]Keys[/]  annotations  a COCO keypoint file, as one person annotated it",
-        "      second       the same images, as another person annotated them; some",
-        "                   hundred persons are needed, ten of each keypoint at least",
-        "      out          write them there, .yaml or .json: sigmas and kpt_names",
-        "                   as in a dataset.yaml, and what they were measured on",
-        "      seed         of the resamples behind the 95 % intervals; 0",
+        "[bold]Keys[/]  " + keys.SIGMAS_KEYS,
     ),
 )
 def sigmas(words: Words = None) -> None:
@@ -398,16 +359,7 @@ def sigmas(words: Words = None) -> None:
         "posefoundry hard-examples count=100 out=round_2",
         "posefoundry hard-examples annotations=new.json images=photos/ detections=found.json",
         "",
-        "[bold]Keys[/]  count        how many images at most; 50",
-        "      out          a new folder for pictures, pre-labels and reasons;",
-        "                   hard_examples",
-        "      annotations  a COCO keypoint file; by default the pipeline's test split.",
-        "                   An image without annotations is judged by confidence and",
-        "                   disagreement alone",
-        "      images       the folder of its pictures; needed with annotations",
-        "      detections   a COCO results file of these images; needed as well",
-        "      production   another one, of the model in production, to disagree with;",
-        "                   by default what the gate left",
+        "[bold]Keys[/]  " + keys.HARD_EXAMPLES_KEYS,
     ),
 )
 def hard_examples(words: Words = None) -> None:

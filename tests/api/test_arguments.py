@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from posefoundry import cli
 from posefoundry.api import arguments as module
 from posefoundry.api.arguments import (
     ExportArguments,
@@ -14,6 +13,7 @@ from posefoundry.api.arguments import (
     device_name,
     parse,
 )
+from posefoundry.commands import keys
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 
@@ -134,10 +134,10 @@ def test_every_setting_of_training_can_be_reached():
 @pytest.mark.parametrize(
     ("keys", "kind"),
     [
-        (cli.TRAIN_KEYS, TrainArguments),
-        (cli.VAL_KEYS, ValArguments),
-        (cli.PREDICT_KEYS.removeprefix("source, model, "), PredictArguments),
-        (cli.EXPORT_KEYS, ExportArguments),
+        (keys.TRAIN_KEYS, TrainArguments),
+        (keys.VAL_KEYS, ValArguments),
+        (keys.PREDICT_KEYS.removeprefix("source, model, "), PredictArguments),
+        (keys.EXPORT_KEYS, ExportArguments),
     ],
 )
 def test_help_names_every_key(keys, kind):
