@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
 from posefoundry.stages import convert, ingest
+from posefoundry.training.distributed import ProcessGroup
 
 SIDE_PX = 64
 BARE = Augment(
@@ -83,3 +86,29 @@ def learnt(people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, 
         subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
         found[processes] = json.loads(out.read_text())
     return found
+
+
+@dataclass(frozen=True)
+class OneOfPair(ProcessGroup):
+    """One of two processes that are really one: rank 1 speaks first where lists are gathered, rank 0 elsewhere."""
+
+    post: dict[str, Any] = field(default_factory=dict)
+
+    def gather(self, local: list[Any]) -> list[Any]:
+        if not self.is_main:
+            self.post["list"] = local
+            return local
+        return [*local, *self.post.pop("list")]
+
+    def from_main(self, value: Any) -> Any:
+        if self.is_main:
+            self.post["value"] = value
+        return self.post["value"]
+
+
+@pytest.fixture
+def pair() -> tuple[ProcessGroup, ProcessGroup]:
+    """Two processes' groups, to be used in turn."""
+    post: dict[str, Any] = {}
+    first, second = (OneOfPair(rank, 2, torch.device("cpu"), post=post) for rank in range(2))
+    return first, second

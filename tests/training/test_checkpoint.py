@@ -13,7 +13,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models.weights import load_model
 from posefoundry.training import checkpoint, session
-from posefoundry.training.checkpoint import CheckpointFolder, describe_others, random_state, set_random_state
+from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints, describe_others, random_state, set_random_state
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.observer import FileLog, Observer
 from posefoundry.training.session import BestSoFar, train_model
@@ -199,11 +199,49 @@ def test_other_trainings_are_named_with_what_differs(tmp_path: Path) -> None:
     assert not tmp_path.exists()
 
 
+def draw() -> list[float]:
+    """Draws some numbers from each generator, an odd number of normal ones: the next then lies in store."""
+    return [
+        float(number)
+        for _ in range(3)
+        for number in (random.random(), random.gauss(), np.random.rand(), np.random.standard_normal(), torch.rand(()))
+    ]
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def test_random_generators_come_back() -> None:
     state = random_state()
-    drawn = [(random.random(), float(np.random.rand()), float(torch.rand(()))) for _ in range(3)]
+    drawn = draw()
     set_random_state(state)
-    assert drawn == [(random.random(), float(np.random.rand()), float(torch.rand(()))) for _ in range(3)]
+    assert drawn == draw()
+
+
+def test_each_process_goes_on_drawing_as_if_uninterrupted(
+    pair: tuple[ProcessGroup, ProcessGroup], tmp_path: Path
+) -> None:
+    checkpoints = [Checkpoints(CheckpointFolder(tmp_path / "a", 2), group, {}, {}) for group in pair]
+    uninterrupted = {}
+    for rank in (1, 0):
+        seed_all(rank)
+        draw()
+        checkpoints[rank].save(1)
+        uninterrupted[rank] = draw()
+    assert set(uninterrupted[0]).isdisjoint(uninterrupted[1])
+    for rank in (0, 1):
+        seed_all(2)
+        assert checkpoints[rank].restore()
+        assert draw() == uninterrupted[rank]
+    # With another number of processes each keeps the numbers of its seed.
+    seed_all(3)
+    own = draw()
+    seed_all(3)
+    assert Checkpoints(CheckpointFolder(tmp_path / "a", 2), ALONE, {}, {}).restore()
+    assert draw() == own
 
 
 def test_training_ends_when_validation_no_longer_improves(people: Path, settings: Train, tmp_path: Path) -> None:
