@@ -13,7 +13,13 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models.weights import load_model
 from posefoundry.training import checkpoint, session
-from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints, describe_others, random_state, set_random_state
+from posefoundry.training.checkpoint import (
+    CheckpointFolder,
+    Checkpoints,
+    describe_others,
+    random_state,
+    set_random_state,
+)
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.observer import FileLog, Observer
 from posefoundry.training.session import BestSoFar, train_model
@@ -106,6 +112,30 @@ def test_the_same_training_gives_the_same_weights(
     for name in ("best", "last"):
         assert weights(tmp_path, name) == weights(uninterrupted, name)
     assert columns(tmp_path / "steps.csv", *TIMES) == columns(uninterrupted / "steps.csv", *TIMES)
+
+
+def test_a_compiled_training_leaves_what_a_plain_one_leaves(
+    people: Path, same: Train, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The names of weights and the way back from a checkpoint are what matters, not the code that a compiler makes.
+    compiled, compile_ = [], torch.compile
+
+    def capture(module: torch.nn.Module) -> object:
+        compiled.append(module)
+        return compile_(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", capture)
+    settings = same.model_copy(update={"compile": True})
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(4))
+    run(people, tmp_path, settings)
+    assert len(compiled) == 2
+    for name in ("best", "last"):
+        assert weights(tmp_path, name) == weights(uninterrupted, name)
+    model, _ = load_model(tmp_path / "weights" / "last.safetensors")
+    state = CheckpointFolder(tmp_path / "checkpoints" / "this", 2).read_newest()
+    assert state is not None
+    assert set(state["shared"]["trainer"]["model"]) == set(model.state_dict())
 
 
 def test_last_few_and_best_are_kept_with_a_readable_sidecar(uninterrupted: Path) -> None:

@@ -1,18 +1,24 @@
-"""Each image of the val split is judged once, whichever process has it."""
+"""Each image of the val split is judged once, whichever process has it, and read once."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from posefoundry.errors import PosefoundryError
 from posefoundry.files import write_json_atomic
+from posefoundry.inference.letterbox import Letterbox
+from posefoundry.inference.predictor import FittedImage
 from posefoundry.inference.results import PoseResult
-from posefoundry.models import ModelInfo
+from posefoundry.models import ModelInfo, build_model
 from posefoundry.skeleton import COCO_PERSON
+from posefoundry.training import validation
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.image_cache import ImageCache
 from posefoundry.training.validation import Validator
 
 N_IMAGES = 5  # does not divide by two
@@ -46,15 +52,42 @@ def annotations(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_second_validation_reads_no_file_and_finds_the_same(annotations: Path) -> None:
+    # Of many sizes, so that every one is padded otherwise; a model that has learnt nothing finds something everywhere.
+    rng = np.random.default_rng(0)
+    paths = [annotations.parent / f"{number}.png" for number in range(N_IMAGES)]
+    for number, path in enumerate(paths):
+        cv2.imwrite(str(path), rng.integers(0, 256, (40 + 9 * number, 75, 3), np.uint8))
+    torch.manual_seed(0)
+    model = build_model("yolov8n-pose")
+    found: list[list[dict[str, Any]]] = []
+    cached, uncached = (Validator(annotations, annotations.parent, INFO, ALONE, 2, "float32") for _ in range(2))
+    cached.keep_in(ImageCache(3 + N_IMAGES, SIDE_PX + 32, limit_bytes=2**20), first_number=3)
+    for validator in (uncached, cached):
+        validator.evaluator.evaluate = lambda detections: found.append(detections) or {}  # type: ignore[method-assign]
+        validator(model)
+    for path in paths:
+        path.unlink()
+    cached(model)
+    assert len(found[0]) > N_IMAGES
+    assert found[0] == found[1] == found[2]
+    with pytest.raises(PosefoundryError, match="found no file"):
+        uncached(model)
+
+
 class Guesser:
     """Stands for a predictor: finds each person, the worse the higher the image's number."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def predict(self, images: Sequence[Path], **_: Any) -> list[PoseResult]:
-        self.seen += [image.name for image in images]
-        return [self._guess(image) for image in images]
+    def predict(self, images: Sequence[FittedImage], **_: Any) -> list[PoseResult]:
+        paths = [image.path for image in images if image.path is not None]
+        self.seen += [path.name for path in paths]
+        return [self._guess(path) for path in paths]
+
+    def fit(self, image_bgr: np.ndarray, path: Path) -> FittedImage:
+        return FittedImage(image_bgr, Letterbox((1, 1), (0, 0), (SIDE_PX, SIDE_PX)), path)
 
     def _guess(self, path: Path) -> PoseResult:
         number = int(path.stem)
@@ -70,6 +103,7 @@ def judge(
     annotations: Path, group: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, float | None], list[str]]:
     guesser = Guesser()
+    monkeypatch.setattr(validation, "read_image_bgr", lambda path: np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8))
     monkeypatch.setattr(Validator, "_predictor", lambda *_: guesser)
     metrics = Validator(annotations, annotations.parent, INFO, group, 2, "float32")(None)  # type: ignore[arg-type]
     return metrics, guesser.seen

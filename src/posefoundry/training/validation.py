@@ -1,5 +1,6 @@
 """Judging a model in training: OKS AP on the val split, by the predictor and evaluator that judge all else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from posefoundry.evaluation.oks import OksEvaluator, to_coco_results
 from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.drawing import draw_poses
 from posefoundry.inference.images import read_image_bgr
-from posefoundry.inference.predictor import Predictor
+from posefoundry.inference.letterbox import Letterbox
+from posefoundry.inference.predictor import FittedImage, Predictor
 from posefoundry.models import ModelInfo, PoseModel
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.image_cache import ImageCache
 
 # The field's thresholds for computing AP: nearly everything is kept, and the score decides the order.
 CONFIDENCE = 0.001
@@ -24,7 +27,8 @@ N_PICTURES = 8
 class Validator:
     """The val split, held ready.
 
-    Each process predicts its share of the images, each image once; the main process evaluates them all.
+    Each process predicts its share of the images, each image once; the main process evaluates them all. What `keep_in`
+    gives it room for is read from its file and letterboxed the first time alone.
 
     Args:
         annotations: COCO annotation file of the split.
@@ -47,17 +51,26 @@ class Validator:
         self.evaluator = OksEvaluator(annotations, sigmas=info.skeleton.sigmas, area_rule="annotation_else_box")
         self.images_folder, self.info, self.group = images_folder, info, group
         self.batch_size, self.precision = batch_size, precision
+        self.shard = self.evaluator.images[group.rank :: group.n_processes]
+        self._paths = [images_folder / image["file_name"] for image in self.shard]
+        self._cache: ImageCache | None = None
+        self._first_number = 0
+        self._letterboxes: dict[int, Letterbox] = {}
+
+    def keep_in(self, cache: ImageCache, first_number: int) -> None:
+        """Keeps the letterboxed images of this process's share in a cache, as images `first_number` and on."""
+        self._cache, self._first_number = cache, first_number
 
     def __call__(self, model: PoseModel) -> dict[str, float | None]:
         """Returns OKS and box metrics of the model; other processes than the main one get an empty dict."""
-        shard = self.evaluator.images[self.group.rank :: self.group.n_processes]
         predictor = self._predictor(model, CONFIDENCE)
-        paths = [self.images_folder / image["file_name"] for image in shard]
         results = predictor.predict(
-            paths, batch_size=self.batch_size, progress=lambda done, of_all: self.group.progress.beat()
+            _Fitted(self, predictor),
+            batch_size=self.batch_size,
+            progress=lambda done, of_all: self.group.progress.beat(),
         )
         detections: list[dict[str, Any]] = []
-        for image, result in zip(shard, results, strict=True):
+        for image, result in zip(self.shard, results, strict=True):
             detections += to_coco_results(result, image["id"], self.info.category_ids)
         detections = self.group.gather(detections)
         return self.evaluator.evaluate(detections) if self.group.is_main else {}
@@ -71,6 +84,33 @@ class Validator:
             for path, result in zip(paths, results, strict=True)
         }
 
+    def fitted(self, index: int, predictor: Predictor) -> FittedImage:
+        """Returns an image of this process's share as the model takes it."""
+        path, number = self._paths[index], self._first_number + index
+        kept = self._cache.get(number) if self._cache and index in self._letterboxes else None
+        if kept is not None:
+            return FittedImage(kept, self._letterboxes[index], path)
+        fitted = predictor.fit(read_image_bgr(path), path)
+        if self._cache:
+            self._cache.put(number, fitted.image_bgr)
+            self._letterboxes[index] = fitted.box
+        return fitted
+
     def _predictor(self, model: PoseModel, confidence: float) -> Predictor:
         backend = TorchBackend(model, self.info, device=str(self.group.device), precision=self.precision)
         return Predictor(backend, confidence=confidence, nms_iou=NMS_IOU, max_detections=MAX_DETECTIONS)
+
+
+class _Fitted(Sequence[FittedImage]):
+    """The images of a validator's share, each made when it is asked for."""
+
+    def __init__(self, validator: Validator, predictor: Predictor) -> None:
+        self._validator, self._predictor = validator, predictor
+
+    def __len__(self) -> int:
+        return len(self._validator.shard)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self):
+            raise IndexError(index)
+        return self._validator.fitted(index, self._predictor)
