@@ -5,9 +5,10 @@
 5,000 images, 11,000 persons, 20 detections an image. Seconds of processor time, which others on the machine do not
 lengthen as they do the time on the clock; both sides use one core. Reading the entries is told apart.
 
-pycocotools: evaluate and accumulate of keypoints, for all persons, the medium and the large. Here: the same ten figures,
-the six of boxes, and AP of all slices: everybody, 3 sizes, 17 keypoints, visible and occluded keypoints, truncated and
-whole persons, 3 ranges of persons in the image, 1 class; 25 of these 29 are matched anew, the others are parts of one.
+pycocotools: evaluate and accumulate of keypoints, for all persons, the medium and the large. Here: the same ten
+figures, the six of boxes, and AP of all slices: everybody, 3 sizes, 17 keypoints, visible and occluded keypoints,
+truncated and whole persons, 3 ranges of persons in the image, 1 class; 25 of these 29 are matched anew, the others are
+parts of one.
 """
 
 import contextlib

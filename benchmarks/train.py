@@ -1,13 +1,16 @@
 """Images per second of a training's whole loop, and where the time goes, beside the plainest float32 loop.
 
-    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [compile=0]
+    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [workers=0]
+                               [compile=0]
 
 Drawn people; loader, forward, loss, backward, optimiser and moving average included. The plain loop is what one would
 write first: the same model, loss and augmentation in float32, images read from their files, the default memory format,
 AdamW and moving average one tensor at a time. All ways run in turn in one process; the fastest round of each counts.
-`validation` says how many images a second are judged.
+Then how many images a second are judged and what that takes of
+an epoch that ends with it, and the most memory that was taken; `workers` prepare batches beside ours.
 """
 
+import resource
 import sys
 import tempfile
 import time
@@ -35,8 +38,17 @@ from posefoundry.training.losses import build_criterion
 from posefoundry.training.validation import Validator
 
 SHARES = ("loader", "forward", "loss", "backward", "optimiser", "average")
-OPTIONS = {"model": "yolov8n-pose", "imgsz": "256,640", "batch": "16", "steps": "6", "rounds": "3", "compile": "0"}
+OPTIONS = {
+    "model": "yolov8n-pose",
+    "imgsz": "256,640",
+    "batch": "16",
+    "steps": "6",
+    "rounds": "3",
+    "workers": "0",
+    "compile": "0",
+}
 VAL_IMAGES = 32
+TRAINED_PER_VALIDATED = 10
 
 
 class Stopwatch:
@@ -82,7 +94,7 @@ def main() -> None:
     group = join_process_group("auto")
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            settings = training_settings(options["model"], imgsz, batch)
+            settings = training_settings(options["model"], imgsz, batch, int(options["workers"]))
             draw_people(Path(folder), imgsz, n_images=batch * steps)
             ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
             if options["compile"] == "1":
@@ -94,7 +106,7 @@ def main() -> None:
         show(ways, n_images=batch * steps, title=title, validation=validation)
 
 
-def training_settings(model: str, imgsz: int, batch: int) -> Train:
+def training_settings(model: str, imgsz: int, batch: int, workers: int = 0) -> Train:
     return Train(
         model=model,
         epochs=1000,
@@ -102,6 +114,7 @@ def training_settings(model: str, imgsz: int, batch: int) -> Train:
         image_size_px=imgsz,
         optimizer="adamw",
         learning_rate=0.001,
+        loader_workers=workers,
         augment=Augment(mosaic_probability=0.0),
     )
 
@@ -136,7 +149,7 @@ def our_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
 
 
 def plain_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
-    trainer = new_trainer(folder, settings.model_copy(update={"image_cache_gib": 0.0}), group)
+    trainer = new_trainer(folder, settings.model_copy(update={"image_cache_gib": 0.0, "loader_workers": 0}), group)
     model, criterion, device = build_model(settings.model), trainer.criterion, group.device
     model.to(device).train()
     averages = {name: value.clone() for name, value in model.state_dict().items()}
@@ -252,7 +265,19 @@ def show(ways: list[Way], *, n_images: int, title: str, validation: float) -> No
         table.add_row(way.name, *speeds, *(f"{share:.0%}" for share in (*shares, 1 - sum(shares))))
     console = Console()
     (console if console.is_terminal else Console(width=120)).print(table)
-    print(f"validation: {validation:.1f} images/s")
+    images_per_second = n_images / ways[1].seconds
+    share = 1 / (1 + TRAINED_PER_VALIDATED * validation / images_per_second)
+    print(
+        f"validation: {validation:.1f} images/s; {share:.0%} of the time of an epoch that ends with one, with "
+        f"{TRAINED_PER_VALIDATED} images learnt for each that is judged"
+    )
+    print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
+
+
+def peak_memory_gib() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

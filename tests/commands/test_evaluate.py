@@ -224,6 +224,25 @@ def test_flat_sigmas_are_said_to_flatter(evaluate, tmp_path):
     assert "Warning: The OKS AP of" in out and "flatters" in out
 
 
+@pytest.mark.parametrize("rule", ["annotation_else_box", "box"])
+def test_flat_sigmas_of_persons_without_area_flatter_by_the_box(evaluate, tmp_path, rule):
+    content, _ = random_files(6, names=("tip", "tail"))
+    results = [
+        {"image_id": a["image_id"], "category_id": 1, "score": 0.9, "keypoints": [v + 9 for v in a["keypoints"]]}
+        for a in content["annotations"]
+    ]
+    told = []
+    for area in (lambda box: {"area": 0.53 * box[2] * box[3]}, lambda box: {}):
+        for entry in content["annotations"]:
+            entry.pop("area", None)
+            entry |= area(entry["bbox"])
+        write(tmp_path, content, results)
+        status, out, err = evaluate(*FILES, "sigmas=flat", f"area={rule}")
+        assert (status, err) == (0, "")
+        told.append([line for line in out.splitlines() if "flatters" in line])
+    assert len(told[0]) == 1 and told[1] == told[0]
+
+
 def changed(**changes):
     """A change of the first detection."""
     return lambda content, results: results[0].update(changes)
@@ -314,8 +333,9 @@ def test_what_is_no_results_file_is_one_line_and_status_2(evaluate, tmp_path, te
         ([*FILES, "sigmas=nowhere.yaml"], "or a file, found no file nowhere.yaml"),
         ([*FILES, "sigmas=odd.yaml"], "odd.yaml: expected YAML with sigmas"),
         ([*FILES, "sigmas=other.yaml"], "in the order of the annotations' keypoints, got 'tail' at place 1, where"),
-        ([*FILES, "tags=nowhere.csv"], "Tags: expected a CSV file in UTF-8, got nowhere.csv"),
-        ([*FILES, "tags=size.csv"], "Tags: expected other names than those of the evaluation's own slices, got 'size'"),
+        ([*FILES, "tags=nowhere.csv"], "evaluate: tags: expected a CSV file, found none at nowhere.csv"),
+        ([*FILES, "tags=long.csv"], "evaluate: tags: expected CSV in UTF-8, got long.csv: field larger than"),
+        ([*FILES, "tags=size.csv"], "size.csv: the evaluation has slices by 'size' already"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_words_is_one_line_and_status_2(evaluate, tmp_path, words, told):
@@ -324,6 +344,7 @@ def test_what_is_wrong_with_the_words_is_one_line_and_status_2(evaluate, tmp_pat
     (tmp_path / "odd.yaml").write_text("sigmas: [")
     (tmp_path / "other.yaml").write_text(f"kpt_names: [tail]\nsigmas: {[0.1] * 17}\n")
     (tmp_path / "size.csv").write_text("file_name,size\n3.jpg,big\n")
+    (tmp_path / "long.csv").write_text(f"file_name,site\n3.jpg,{'x' * 140_000}\n")
     status, _, err = evaluate(*words)
     assert status == 2
     assert told in err and len(err.splitlines()) == 1 and "Traceback" not in err

@@ -1,12 +1,15 @@
 """`posefoundry recipe` trains, judges and compares."""
 
 import json
+import os
+import signal
 
 import pytest
 import yaml
 
 from posefoundry.commands.recipe import recipe
-from posefoundry.errors import PosefoundryError, RejectedError
+from posefoundry.errors import PosefoundryError, RejectedError, StoppedError
+from posefoundry.training.loop import Trainer
 
 TINY = {
     "description": "a few small pictures",
@@ -53,6 +56,23 @@ def test_too_low_is_a_verdict_and_data_are_kept(kitchen, monkeypatch, capsys):
     assert json.loads((kitchen / "cooked/tiny/result.json").read_text())["as_expected"] is False
 
 
+def test_a_recipe_that_was_stopped_goes_on(kitchen, monkeypatch, capsys):
+    monkeypatch.chdir(kitchen)
+    step = Trainer.train_step
+
+    def step_and_be_told_to_end(trainer, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        step(trainer, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_and_be_told_to_end)
+        with pytest.raises(StoppedError, match="stopped by a signal after step 1 of 2"):
+            recipe(["tiny", "out=stopped"])
+    recipe(["tiny", "out=stopped"])
+    assert "Going on after step 1 of 2" in capsys.readouterr().out
+    assert not list((kitchen / "stopped/tiny/checkpoints").glob("*/*"))
+
+
 def test_start_is_the_measure_of_fine_tuning(kitchen, monkeypatch, capsys):
     monkeypatch.chdir(kitchen)
     start = kitchen / "cooked/tiny/weights/best.safetensors"
@@ -61,6 +81,12 @@ def test_start_is_the_measure_of_fine_tuning(kitchen, monkeypatch, capsys):
     result = json.loads((kitchen / "tuned/tiny/result.json").read_text())
     assert set(result["start"]) == set(result["measured"])
     assert "- 0.02" in capsys.readouterr().out
+
+
+def test_a_batch_that_fits_is_found(kitchen, monkeypatch, capsys):
+    monkeypatch.chdir(kitchen)
+    recipe(["tiny", "out=fitting", "train.batch_size=auto"])
+    assert "batches of 16 images" in capsys.readouterr().out
 
 
 def test_list_names_tier_and_expectation(kitchen, monkeypatch, capsys):

@@ -16,6 +16,7 @@ import pytest
 
 from posefoundry.evaluation.html import pictures, write_decision_page, write_evaluation_page
 from posefoundry.evaluation.html.decision_page import _forest
+from posefoundry.evaluation.html.evaluation_page import _findings
 from posefoundry.evaluation.html.rendering import signed, slice_title
 from posefoundry.files import write_json_atomic
 
@@ -125,8 +126,22 @@ def test_the_evaluation_page_shows_what_the_files_say(evaluation, data):
     assert "The weakest keypoint is the left wrist: AP 0.300 on 20 persons." in page["numbers"]
     assert "Most AP is lost to swaps: without, the AP would be 0.040 higher." in page["numbers"]
     assert page["gallery"].count("<figure") == 3 * 6
+    assert '<a href="../gate/index.html">' in page["gallery"]
     assert page["gallery"].count("data:image/jpeg") == 6, "a photograph is in the page once"
     assert page["classes"].count("<td style") == 9
+
+
+def test_the_weakest_slice_is_told_in_words_and_what_costs_nothing_is_not_told():
+    rows = [
+        {"slice": f"visibility={value}", "group": "visibility", "value": value, "persons": 20, "oks_ap": ap}
+        for value, ap in (("visible", 0.8), ("occluded", 0.4))
+    ]
+    assert _findings([], rows, {"ap_lost": {"swap": 0.0004}}) == [
+        "AP is lowest at occluded keypoints: 0.400 on 20 persons."
+    ]
+    assert _findings([], [], {"ap_lost": {"swap": 0.0005, "miss": None, "jitter": "x"}}) == [
+        "Most AP is lost to swaps: without, the AP would be 0.001 higher."
+    ]
 
 
 def test_the_decision_page_shows_what_the_decision_says(gate, evaluation, data):
@@ -135,9 +150,35 @@ def test_the_decision_page_shows_what_the_decision_says(gate, evaluation, data):
     assert "<h1>The left wrist got worse.</h1>" in text
     assert "passes only where it is proven not to be worse" in text
     assert "left wrist, size small" in page["differences"]
-    assert "With 6 images little can be seen." in page["differences"]
+    assert text.count("With 6 images little can be seen.") == 1
+    assert text.index("<h1>") < text.index("With 6 images little can be seen.") < text.index('<section id="rules"')
     assert page["changed"].count("<figure") == 2, "an image that is not in the annotations is not shown"
     assert page["changed"].count('class="panel"') == 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "strictly"),
+    [
+        ("reject_on_proven_regression", "no proven loss over 0.030", "no proven loss"),
+        ("demand_non_inferiority", "a loss over 0.030 ruled out", "a loss ruled out"),
+    ],
+)
+def test_what_was_asked_is_what_the_mode_asks(gate, evaluation, data, mode, asked, strictly):
+    decision = json.loads((gate / "decision.json").read_text())
+    kept = {"kind": "no_regression", "passed": True, "difference": -0.049, "margin": 0.03}
+    strict = decision["rules"][0] | {"name": "strict", "margin": 0.0}
+    decision["rules"] = [
+        kept | {"name": "kept", "slice": "size=small"},
+        kept | {"name": "whole", "slice": "all"},
+        strict,
+    ]
+    write_json_atomic(gate / "decision.json", decision | {"mode": mode})
+    shown = sections(decision_page(gate, evaluation, data).read_text())["rules"]
+    assert re.findall(r'<td data-title="asked"><div>([^<]*)<', shown) == [strictly, asked, asked]
+    names = [shown.index(f'<th scope="row">{name}') for name in ("strict", "whole", "kept")]
+    assert names == sorted(names), "what fails comes first"
+    assert shown.count("<details") == 1 and names[1] < shown.index("<details") < names[2]
+    assert "1 rule is kept in its slice" in shown
 
 
 @pytest.mark.parametrize("content", [None, "null", "[]", "{}", '{"a"', '[{"image_id": 3}, 7, null]'])
@@ -180,7 +221,17 @@ def test_names_from_outside_are_text_and_nothing_else(evaluation, gate, data):
         assert "&lt;script&gt;alert(1)" in page
         for facets in re.findall(r"data-facets='([^']*)'", page):
             json.loads(facets)
-        assert not re.findall(r"""(?:src|href)=["'](?!data:|#|[\w.]+["'])""", page)
+        assert not re.findall(r"""(?:src|href)=["'](?!data:|#|(?:\.\./gate/)?[\w.]+["'])""", page)
+
+
+def test_images_are_filtered_by_the_areas_that_scaled_oks(evaluation, data):
+    truth = json.loads(data["annotations"].read_text())
+    for annotation in truth["annotations"]:
+        annotation["area"] = 0.0  # so that OKS takes the box
+    write_json_atomic(data["annotations"], truth)
+    page = write_evaluation_page(evaluation, **data).read_text()
+    sizes = {size for facets in re.findall(r"data-facets='([^']*)'", page) for size in re.findall(r"size=\w+", facets)}
+    assert sizes == {"size=medium", "size=large"}
 
 
 def test_the_same_files_make_the_same_page(evaluation, data):

@@ -75,6 +75,19 @@ def test_keypoint_errors_by_hand(person, detection, coco):
     assert errors.persons_found == 2
 
 
+@pytest.mark.parametrize("rule", ["annotation_else_box", "box"])
+def test_a_person_without_area_has_the_one_that_scales_oks(rule, person, detection, coco):
+    truth = person(1, 1, 10, 10, 50, 100)
+    found = detection(truth, shift_xy=(3, 4))
+    del truth["area"]
+    evaluator = OksEvaluator(coco([truth]), sigmas=COCO_SIGMAS, area_rule=rule)
+    matches = match_persons(evaluator, evaluator.evaluate_in_detail([found]), [found])
+    assert rows(person_csv(matches))[0]["area_px2"] == "2650.0"  # 0.53 of the box
+    similarity = keypoint_errors(matches, np.array(COCO_SIGMAS)).similarity
+    assert similarity[0] == pytest.approx(math.exp(-25 / (2 * 2650 * (2 * 0.026) ** 2)))
+    assert similarity.mean() == pytest.approx(matches[0].oks)
+
+
 def test_keypoint_errors_of_nobody_are_nan(person, coco):
     _, matches = evaluate(coco([person(1, 1, 10, 10, 50, 100)]), [])
     errors = keypoint_errors(matches, np.array(COCO_SIGMAS))

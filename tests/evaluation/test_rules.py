@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegressio
 from posefoundry.evaluation.bootstrap import Resampled
 from posefoundry.evaluation.comparison import differences
 from posefoundry.evaluation.gate import decide, power_of_gate
-from posefoundry.evaluation.passport import COMPARABLE_FIELDS, first_difference
+from posefoundry.evaluation.passport import COMPARABLE_FIELDS, fingerprint_of_test, first_difference
 from posefoundry.evaluation.rules import Evidence, Production
 from posefoundry.evaluation.wording import where
 
@@ -207,7 +208,7 @@ def test_production_that_cannot_be_compared(choice, passed):
         assert "waives the comparison" in decision.rules[-1].sentence
     else:
         assert decision.verdict == f"Rejected: {says}"
-        assert decision.sentence == f"The candidate must not follow version 3 in production: {says}"
+        assert decision.sentence == f"The candidate must not follow version 3 in production: v{says[1:]}"
 
 
 def test_production_does_not_matter_where_no_rule_compares():
@@ -238,12 +239,49 @@ def test_all_rules_are_judged_and_the_verdict_names_those_that_fail():
     decision = decide(gate(*rules), evidence)
     assert [rule.passed for rule in decision.rules] == [True, False, True, False]
     assert decision.verdict == (
-        "Rejected: 2 of 4 rules fail (box_ap reaches its floor; oks_ap keeps up with production)."
+        "Rejected: 2 of 4 rules fail: pose accuracy (OKS AP) fell behind; person detection (box AP) below its floor."
     )
     assert decision.sentence == (
-        "The candidate must not follow version 3 in production: Person detection (box AP) is 0.500, but at least 0.900 "
-        "is required. (1 more rule fails.)"
+        "The candidate must not follow version 3 in production: over all persons it is 0.100 AP below version 3, "
+        "proven; 1 other rule fails."
     )
+
+
+def test_the_headline_is_one_sentence_about_the_worst_failure():
+    slices = {"all_": resampled(-0.05, 0.01), "keypoint__left_wrist": resampled(-0.347, 0.01)}
+    rules = DataChecks(rule="data_checks", warnings=0), at_least(0.9), no_loss(0.01, "all", "keypoint=left_wrist")
+    report = {"passed": True, "failed_errors": 0, "failed_warnings": 1, "checks": [1, 2]}
+
+    def decided(settings, **changed):
+        return decide(settings, replace(compared(**slices), data_checks=report, **changed))
+
+    regressed = decided(gate(*rules))
+    head = "The candidate must not follow version 3 in production: "
+    assert regressed.sentence == (
+        f"{head}at the left wrist it is 0.347 AP below version 3, proven; 3 other rules fail."
+    )
+    assert regressed.verdict == (
+        "Rejected: 4 of 5 rules fail: pose accuracy (OKS AP) at the left wrist fell behind; pose accuracy (OKS AP) "
+        "fell behind; pose accuracy (OKS AP) below its floor; the data checks."
+    )
+    assert decided(gate(*rules, mode=DEMAND)).sentence == (
+        f"{head}at the left wrist it is 0.347 AP below version 3, and a loss over 0.010 is not ruled out; 3 other "
+        "rules fail."
+    )
+    apart = Production("3", {}, {}, "The seed was 1 and is 2. Evaluate again.")
+    assert decided(gate(*rules), production=apart).sentence == (
+        f"{head}version 3 in production could not be compared: The seed was 1 and is 2; 2 other rules fail."
+    )
+    assert decided(gate(*rules[:2])).sentence == (
+        f"{head}pose accuracy (OKS AP) is 0.500, but at least 0.900 is required; 1 other rule fails."
+    )
+
+
+def test_a_list_of_many_failures_ends():
+    slices = {f"keypoint__{i}": resampled(-0.1 - 0.01 * i, 0.01) for i in range(8)}
+    decision = decide(gate(no_loss(0.0, *(f"keypoint={i}" for i in range(8)))), compared(**slices))
+    assert decision.verdict.startswith("Rejected: 8 of 9 rules fail: pose accuracy (OKS AP) at keypoint 7 fell behind;")
+    assert decision.verdict.endswith("at keypoint 3 fell behind; and 3 more.")
 
 
 def test_the_sentence_of_a_candidate_that_passes_tells_the_difference():
@@ -280,8 +318,8 @@ def test_power_is_the_drop_that_would_be_proven_in_four_cases_of_five():
     assert not told.is_enough
     assert told.images_needed == pytest.approx(654, abs=3)
     assert told.sentence == (
-        "With 150 images a drop under 2.1 AP cannot be seen (95 % confidence, four cases in five); to see the 1.0 AP "
-        "of the margin takes about 660. So a loss is as surely rejected only from 3.1 AP on."
+        "With 150 images a drop under 0.021 AP cannot be seen (95 % confidence, four cases in five); to see the "
+        "0.010 of the margin takes about 660. So a loss is as surely rejected only from 0.031 AP on."
     )
     assert power(gate(no_loss(0.01), mode=DEMAND), evidence, 150).sentence.endswith(
         "So a candidate that is just as good will often fail to prove it."
@@ -290,7 +328,7 @@ def test_power_is_the_drop_that_would_be_proven_in_four_cases_of_five():
     assert enough.is_enough and enough.sentence.endswith("four cases in five).")
     assert power(gate(gain()), evidence, 150).images_needed is None
     ap75 = NoRegression(rule="no_regression", metric="oks_ap75", margin=0.01)
-    assert "a drop under 2.1 AP75 cannot be seen" in power(gate(ap75), evidence, 150).sentence
+    assert "a drop under 0.021 AP75 cannot be seen" in power(gate(ap75), evidence, 150).sentence
 
 
 def test_of_candidates_that_are_worse_by_the_visible_drop_four_in_five_are_rejected():
@@ -308,9 +346,9 @@ def test_power_tells_in_which_slices_the_images_are_too_few():
     told = power(gate(no_loss(0.01), no_loss(0.03, *names)), evidence, 400)
     assert told.blind_slices == ("size=small", "size=large")
     assert told.sentence == (
-        "With 400 images a drop under 0.7 AP cannot be seen (95 % confidence, four cases in five, among 4 slices). "
+        "With 400 images a drop under 0.007 AP cannot be seen (95 % confidence, four cases in five, among 4 slices). "
         "In 2 of 3 slices the images are too few for the margin, most of all of small persons: there a drop under "
-        "6.7 AP cannot be seen."
+        "0.067 AP cannot be seen."
     )
 
 
@@ -430,3 +468,17 @@ def test_passports_that_differ_in_the_test_itself_are_not_comparable(field):
 def test_passports_may_differ_in_what_belongs_to_the_model():
     passport = dict.fromkeys(COMPARABLE_FIELDS, "same") | {"input_size_px": 640, "model": "yolov8n-pose"}
     assert first_difference(passport, passport | {"input_size_px": 320, "model": "yolo11s-pose"}) is None
+
+
+def test_a_passport_without_a_model_compares_with_its_like():
+    of_file = {"annotations_sha256": "a", "area_rule": "box", "sigmas": [0.1], "max_poses_per_image": 20}
+    assert first_difference(of_file, dict(of_file)) is None
+    assert first_difference(of_file, of_file | {"confidence": 0.1}) == "confidence"
+    assert first_difference({}, {}) == "annotations_sha256", "nothing known is nothing alike"
+
+
+def test_the_fingerprint_of_a_test_is_that_of_what_must_be_equal():
+    passport = {"annotations_sha256": "a", "confidence": 0.1, "device": "cpu"}
+    assert fingerprint_of_test(passport) == fingerprint_of_test(passport | {"device": "cuda"})
+    assert fingerprint_of_test(passport) != fingerprint_of_test(passport | {"confidence": 0.2})
+    assert fingerprint_of_test({"device": "cpu"}) is None

@@ -185,9 +185,9 @@ def test_the_file_is_what_a_dataset_yaml_accepts(tmp_path):
 
 def matches_off_by(fraction_of_scale, n=10, k=4, area=10_000.0):
     distance = fraction_of_scale * area**0.5
-    truth = {"keypoints": [50.0, 50.0, 2] * k, "area": area}
+    truth = {"keypoints": [50.0, 50.0, 2] * k}
     found = {"keypoints": [50.0 + distance, 50.0, 1] * k, "score": 0.9}
-    return [Match(truth, found, 0.9)] * n
+    return [Match(truth, found, 0.9, area)] * n
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 import pytest
 
+from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.calibration import calibration
 from posefoundry.evaluation.confusion import class_confusion
 from posefoundry.evaluation.image_table import image_rows
 from posefoundry.evaluation.oks import OksEvaluator
 from posefoundry.evaluation.pck import place
-from posefoundry.evaluation.slices import read_tags
+from posefoundry.evaluation.slices import tag_columns
 from posefoundry.evaluation.summary import summary
 from posefoundry.skeleton import COCO_PERSON_CATEGORY, COCO_SIGMAS
 
@@ -86,27 +87,39 @@ def test_classes_that_are_confused_missed_and_invented(person, detection, coco):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("camera\nx\n", "a column file_name"),
-        ("", "a column file_name"),
-        ("file_name,a\n001.png,x\n001.png,x\n", "line 3: expected each image once"),
-        ("file_name,a\n009.png,x\n", "expected images of the annotation file, got '009.png'"),
-        (None, "expected a CSV file in UTF-8"),
+        ("file_name,a,a\n001.png,x,y\n", "tags with distinct names"),
+        ("file_name,a\n001.png,x=y\n", "without '=' and '&'"),
+        ("file_name,a\n001.png,x\n001.png,y\n", "line 3: '001.png' stands there twice"),
+        ("file_name,a\n009.png,x\n010.png,x\n", "expected images of the annotation file, got '009.png' and 1 more"),
+        ("file_name,a\nday__1.png,x\n", "'day__1.png' stands for 2 images"),
+        (f"file_name,a\n001.png,{'x' * 140_000}\n", "tags: expected CSV in UTF-8, got .*field larger than"),
+        (None, "tags: expected a CSV file, found none"),
     ],
 )
 def test_tags_that_cannot_be_meant_are_refused(content, message, tmp_path):
     if content is not None:
         (tmp_path / "tags.csv").write_text(content)
     with pytest.raises(PosefoundryError, match=message):
-        read_tags(tmp_path / "tags.csv", ["001.png", "002.png"])
+        read_tags(tmp_path / "tags.csv", where="tags", file_names=["001.png", "day/1.png", "day__1.png"])
+
+
+def columns(path, names):
+    return tag_columns(read_tags(path, where="tags", file_names=names), names)
 
 
 def test_tags_are_read_in_the_order_of_the_images(tmp_path):
-    (tmp_path / "tags.csv").write_text("file_name,site,camera\n002.png,yard,\n001.png, gate ,b\n", encoding="utf-8-sig")
-    assert read_tags(tmp_path / "tags.csv", ["001.png", "002.png", "003.png"]) == {
-        "site": ["gate", "yard", None], "camera": ["b", None, None],
+    text = "file_name,site,corrected\n002.png,yard,no\n001.png, gate ,\nday/3.png,,yes\n"
+    (tmp_path / "tags.csv").write_text(text, encoding="utf-8-sig")
+    assert columns(tmp_path / "tags.csv", ["001.png", "002.png", "./day/3.png", "004.png"]) == {
+        "site": ["gate", "yard", None, None], "corrected": [None, "no", "yes", None],
     }  # fmt: skip
     (tmp_path / "tags.csv").write_text("file_name\n")
-    assert read_tags(tmp_path / "tags.csv", ["001.png"]) == {}
+    assert columns(tmp_path / "tags.csv", ["001.png"]) == {}
+
+
+def test_slices_whose_names_would_be_one_are_refused(person, coco):
+    with pytest.raises(PosefoundryError, match="distinct names, got 'site=a\\+b' twice"):
+        OksEvaluator(coco([person(1, 1, 0, 0, 50, 100)]), sigmas=COCO_SIGMAS, tags={"site": ["a&b", "a+b"]})
 
 
 def test_an_unknown_crossed_slice_is_refused_before_any_model_runs(person, coco):
@@ -128,7 +141,7 @@ def test_a_summary_names_what_is_weakest_and_what_costs_most():
         "PCK@0.05 0.500, PCK@0.1 0.750 of the box's longer side",
         "keypoints of persons found are 6.2 px off on average, 3.4% of that size",
         "AP lost most to: jitter 0.250, miss 0.100, duplicate 0.002",
-        "weakest: keypoint=left_wrist AP 0.310 (20 persons); size=small AP 0.200 (20 persons)",
+        "weakest: at the left wrist AP 0.310 (20 persons); of small persons AP 0.200 (20 persons)",
     ]
     nothing = dict.fromkeys(metrics)
     assert summary(nothing, slices[:1], {"ap_lost": dict.fromkeys(lost)}, "box") == []

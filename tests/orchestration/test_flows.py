@@ -58,6 +58,7 @@ def test_gates_no_ends_rejected_and_stops_what_follows(retrain, toy):
         "passed": False,
         "verdict": "Rejected: 1 of 1 rules does not hold.",
         "sentence": "The candidate must not follow version 3: it is worse.",
+        "power": {"images": 9, "sentence": "With 9 images little can be seen."},
         "rules": [{"name": "floor", "passed": False, "sentence": "oks_ap is 0.31, below the floor of 0.40"}],
         "differences": [
             {"slice": "all", "candidate": 0.31, "production": 0.32, "difference": -0.01, "interval": [-0.03, 0.01]},
@@ -104,6 +105,7 @@ sys.exit(3)""",
     assert "| register | not run |" in summary
     assert "| oks_ap | 0.3125 |" in summary
     assert "## Gate: rejected" in summary and "must not follow version 3: it is worse." in summary
+    assert summary.count("With 9 images little can be seen.") == 1
     assert "| **no** | oks_ap is 0.31, below the floor of 0.40 |" in summary
     assert "Of 3 slices 0 are proven better than production and 1 worse." in summary
     assert "| all | 0.310 | 0.320 | -0.010 | -0.030 to +0.010 | may be chance |" in summary

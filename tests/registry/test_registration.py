@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.passport import fingerprint_of_test
 from posefoundry.files import sha256_of_file
 from posefoundry.registry import registration, store
 from posefoundry.registry.promotion import promote
@@ -53,6 +54,13 @@ def test_a_version_says_what_it_is(register, evidence, project):
     [output] = run.outputs.model_outputs
     metrics = store.client().get_logged_model(output.model_id).metrics
     assert {metric.key: metric.value for metric in metrics} == {"test_oks_ap": 0.61, "test_box_ap": 0.8}
+
+
+def test_a_version_carries_what_its_figures_were_measured_on(evidence, tmp_path):
+    passport = {"annotations_sha256": "a", "confidence": 0.1, "weights_sha256": "w"}
+    decided = with_verdict(evidence, tmp_path, passports={"candidate": passport, "production": None})
+    assert registration._version_tags("run", decided)["sha256.test"] == fingerprint_of_test(passport)
+    assert "sha256.test" not in registration._version_tags("run", with_verdict(evidence, tmp_path))
 
 
 def test_registering_the_same_again_is_the_same_version(register):

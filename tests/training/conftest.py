@@ -83,7 +83,7 @@ def learnt(people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, 
         given.write_text(json.dumps({name: job | {"processes": processes} for name, job in JOBS.items()}))
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         arguments = [str(Path(__file__).with_name("train_steps.py")), str(people / "yolo/dataset.yaml"), given, out]
-        subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+        subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900)
         found[processes] = json.loads(out.read_text())
     return found
 

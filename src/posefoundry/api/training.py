@@ -1,5 +1,6 @@
 """`YOLO.train`: the training of the pipeline, for a data set at hand and without the pipeline's bookkeeping."""
 
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from posefoundry.api.data import open_data
 from posefoundry.api.folders import results_folder
 from posefoundry.api.metrics import PoseMetrics
 from posefoundry.config import Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, write_json_atomic
+from posefoundry.processes import stop_on_signals
 
 if TYPE_CHECKING:
     from posefoundry.api.yolo import YOLO
@@ -80,6 +82,7 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
 
     plan = _plan_of_before(yolo) if arguments.resume else _new_plan(yolo, arguments)
     with ExitStack() as stack:
+        should_stop = stack.enter_context(stop_on_signals()) if _hears_signals() else lambda: False
         observers: list[Observer] = [FileLog(plan.folder)]
         if plan.verbose:
             observers.append(stack.enter_context(training_progress()))
@@ -95,16 +98,21 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
         else:
             checkpoints.clear()  # of another training, in a folder that may exist
             plan.write()
-        train_model(
-            plan.settings,
-            dataset_yaml=plan.dataset_yaml,
-            val_annotations=plan.val_annotations,
-            weights_folder=plan.folder / "weights",
-            group=group,
-            observers=observers,
-            extra={"data": plan.data},
-            checkpoints=checkpoints,
-        )
+        try:
+            train_model(
+                plan.settings,
+                dataset_yaml=plan.dataset_yaml,
+                val_annotations=plan.val_annotations,
+                weights_folder=plan.folder / "weights",
+                group=group,
+                observers=observers,
+                extra={"data": plan.data},
+                checkpoints=checkpoints,
+                should_stop=should_stop,
+            )
+        except StoppedError:
+            again = f"posefoundry train model={plan.folder / 'weights' / 'last.safetensors'} resume=true"
+            raise StoppedError(f"stopped by a signal; a checkpoint is kept. Go on with: {again}") from None
     best = plan.folder / "weights" / "best.safetensors"
     if not best.is_file():
         raise PosefoundryError(f"{plan.folder}: expected the training to leave its best weights, found none.")
@@ -117,6 +125,11 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     }
     metrics = validate(YOLO(best), parse(ValArguments, checked))
     return best, metrics.in_folder(plan.folder)
+
+
+def _hears_signals() -> bool:
+    """Python tells of signals in the main thread alone."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _new_plan(yolo: "YOLO", arguments: TrainArguments) -> Plan:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from posefoundry.commands.words import arguments_of, refuse_others, required
+from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation import passport
 from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_IMAGE
@@ -13,7 +14,7 @@ from posefoundry.evaluation.matching import match_persons
 from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator
 from posefoundry.evaluation.sigma_choice import choose_sigmas
 from posefoundry.evaluation.slice_table import slice_rows
-from posefoundry.evaluation.slices import read_tags
+from posefoundry.evaluation.slices import tag_columns
 from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
 
@@ -135,7 +136,8 @@ def _tags(path: Path, images: list[dict[str, Any]]) -> dict[str, list[str | None
                 f"evaluate: tags: expected images with a 'file_name', by which {path} names them, got none in "
                 f"images[{number}] of the annotations."
             )
-    return read_tags(path, [image["file_name"] for image in images])
+    names = [image["file_name"] for image in images]
+    return tag_columns(read_tags(path, where="evaluate: tags", file_names=names), names)
 
 
 def _warnings(evaluator: OksEvaluator, evaluation: Evaluation, results: list[dict[str, Any]]) -> list[str]:

@@ -1,6 +1,7 @@
 """The registry's commands: what they print."""
 
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +28,12 @@ def show_versions(model_name: str) -> None:
     if not found:
         console.print(f"No version of {model_name} is registered yet. The pipeline registers one: dvc repro")
         return
+    marks = _measured_on(found)
+    columns = ["version", "aliases", "oks_ap", "p50 ms", "gate", "commit", "created (UTC)"]
+    if any(marks.values()):
+        columns.insert(3, "measured on")
     table = Table(title=f"Versions of {model_name}", title_justify="left")
-    for column in ("version", "aliases", "oks_ap", "p50 ms", "gate", "commit", "created (UTC)"):
+    for column in columns:
         table.add_column(column, justify="right" if column in ("version", "oks_ap", "p50 ms") else "left")
     for entry in found:
         commit = entry.tags.get("git.commit", "")[:9] + (" +changes" if entry.tags.get("git.dirty") == "true" else "")
@@ -36,12 +41,27 @@ def show_versions(model_name: str) -> None:
             entry.version,
             Text(", ".join(entry.aliases), style="bold green" if versions.PRODUCTION in entry.aliases else ""),
             entry.tags.get("oks_ap", ""),
+            *([Text(marks[entry.version], style="yellow")] if "measured on" in columns else []),
             entry.tags.get("latency_p50_ms", ""),
             Text("passed", style="green") if entry.gate_passed else Text("rejected", style="red"),
             commit,
             entry.created.strftime("%Y-%m-%d %H:%M"),
         )
     console.print(table)
+
+
+def _measured_on(found: Sequence[versions.ModelVersion]) -> dict[str, str]:
+    """Returns by version what keeps its figures from being compared with production's; empty where nothing does."""
+    production = next((entry for entry in found if versions.PRODUCTION in entry.aliases), None)
+    if production is None:
+        return {entry.version: "" for entry in found}
+    theirs = production.tags.get(versions.MEASURED_ON)
+    marks = {}
+    for entry in found:
+        ours = entry.tags.get(versions.MEASURED_ON)
+        mark = "not known" if not ours or not theirs else "" if ours == theirs else "other test data or rules"
+        marks[entry.version] = "" if entry is production else mark
+    return marks
 
 
 def show_history(model_name: str) -> bool:

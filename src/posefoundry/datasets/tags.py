@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from posefoundry.datasets.coco import flat_name
@@ -16,29 +17,35 @@ SLICE_GROUPS = ("all", "keypoint", "visibility", "size", "truncation", "persons"
 Tags = dict[str, dict[str, str]]
 
 
-def read_tags(path: Path) -> Tags:
+def read_tags(path: Path, *, where: str, file_names: Iterable[str] | None = None, reserved: Sequence[str] = ()) -> Tags:
     """Reads a CSV file with a column `file_name` and one column a tag; an empty cell is no tag.
+
+    Args:
+        path: The CSV file.
+        where: The setting that named it, for messages.
+        file_names: The images; none other may stand there. By default any may.
+        reserved: Names that no tag may have, beside those of the evaluation's slices.
 
     Returns:
         Values by tag, by bare file name; every row has every tag.
 
     Raises:
         PosefoundryError: The file is missing or not CSV in UTF-8, has no column `file_name`, a tag's name is empty,
-            comes twice, is `corrected` or that of a group of slices, a tag or value has a `=` or `&` in it, or a row
-            contradicts another.
+            comes twice, is reserved or that of a group of slices, a tag or value has a `=` or `&` in it, a row
+            contradicts another, an image is not there, or two images share a bare file name.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
     except FileNotFoundError:
-        raise PosefoundryError(f"ingest.tags: expected a CSV file, found none at {path}.") from None
+        raise PosefoundryError(f"{where}: expected a CSV file, found none at {path}.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PosefoundryError(f"{path}: expected CSV in UTF-8, got: {error}.") from None
+        raise PosefoundryError(f"{where}: expected CSV in UTF-8, got {path}: {error}.") from None
     header = [name.strip() for name in rows[0]] if rows else []
     names = [name for name in header if name != "file_name"]
     if header.count("file_name") != 1 or "" in names or len(set(names)) < len(names):
         raise PosefoundryError(f"{path}: expected one column file_name and tags with distinct names, got {header}.")
-    if CORRECTED in names:
-        raise PosefoundryError(f"{path}: the tag {CORRECTED!r} is ingest's own, for corrected images. Rename yours.")
+    if taken := [name for name in names if name in reserved]:
+        raise PosefoundryError(f"{path}: the tag {taken[0]!r} is ingest's own, for corrected images. Rename yours.")
     tags: Tags = {}
     for number, row in enumerate(rows[1:], start=2):
         if not any(cell.strip() for cell in row):
@@ -57,7 +64,18 @@ def read_tags(path: Path) -> Tags:
                 raise PosefoundryError(
                     f"{path}: expected tags without '=' and '&', by which the gate's rules name slices, got {text!r}."
                 )
+    if tags and file_names is not None:
+        _require_images(path, tags, file_names)
     return tags
+
+
+def _require_images(path: Path, tags: Tags, file_names: Iterable[str]) -> None:
+    names = Counter(map(flat_name, file_names))
+    if strange := sorted(set(tags) - set(names)):
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
+    if shared := sorted(name for name in tags if names[name] > 1):
+        raise PosefoundryError(f"{path}: {shared[0]!r} stands for {names[shared[0]]} images. Rename these files.")
 
 
 def write_tags(path: Path, tags: Tags, file_names: Iterable[str], corrected: set[str] | None) -> None:

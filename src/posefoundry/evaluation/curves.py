@@ -34,7 +34,7 @@ def precision_columns(evaluation: Evaluation) -> dict[str, np.ndarray]:
 def person_csv(matches: Sequence[Match]) -> str:
     """Returns one row a person: OKS and score of the detection matched to it; OKS 0 and no score if it was missed."""
     rows = (
-        (m.annotation["image_id"], m.annotation["id"], m.annotation["area"], round(m.oks, 6),
+        (m.annotation["image_id"], m.annotation["id"], m.area_px2, round(m.oks, 6),
          m.detection["score"] if m.detection else "")
         for m in matches
     )  # fmt: skip

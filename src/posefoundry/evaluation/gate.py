@@ -14,6 +14,7 @@ from posefoundry.config import (
     Release,
     SizeBudget,
 )
+from posefoundry.evaluation.failures import cause, failures, list_of_failures
 from posefoundry.evaluation.intervals import confidence_interval
 from posefoundry.evaluation.power import Asked, Power, power_of, visible_drop
 from posefoundry.evaluation.rules import (
@@ -65,7 +66,11 @@ def decide(settings: Gate, evidence: Evidence) -> Decision:
             f"The candidate {word} follow version {production.version} in production" for word in ("may", "must not")
         )
     passed = all(outcome.passed for outcome in outcomes)
-    reason = _against_production(settings, evidence) if passed else _first_failure(outcomes)
+    if passed:
+        reason = _against_production(settings, evidence)
+    else:
+        version = production.version if production else None
+        reason = cause(outcomes, version=version, must_prove=settings.mode == "demand_non_inferiority")
     return Decision(passed, _verdict(outcomes), f"{may if passed else must_not}: {reason}", tuple(outcomes))
 
 
@@ -153,7 +158,7 @@ def decide_release(settings: Release, artifacts: Sequence[Shipped], reference: M
     names = " and ".join(artifact.name for artifact in artifacts)
     passed = bool(artifacts) and all(outcome.passed for outcome in outcomes)
     sentence = f"The exported {'file' if len(artifacts) == 1 else 'files'} {names} "
-    sentence += "may ship." if passed else f"must not ship: {_first_failure(outcomes)}"
+    sentence += "may ship." if passed else f"must not ship: {cause(outcomes)}"
     if not artifacts:
         sentence = "Nothing was exported, so there is nothing to ship."
     return Decision(passed, _verdict(outcomes), sentence, tuple(outcomes))
@@ -228,21 +233,12 @@ def _kind(rule: str) -> str:
     return {"latency": "budget", "size": "budget"}.get(rule, rule)
 
 
-def _first_failure(outcomes: Sequence[Outcome]) -> str:
-    failed = [outcome for outcome in outcomes if not outcome.passed]
-    if not failed:
-        return "there is nothing to judge."
-    first = failed[0].sentence
-    others = len(failed) - 1
-    return first if not others else f"{first} ({others} more {'rule fails' if others == 1 else 'rules fail'}.)"
-
-
 def _verdict(outcomes: Sequence[Outcome]) -> str:
-    failed = [outcome for outcome in outcomes if not outcome.passed]
+    failed = failures(outcomes)
     if not outcomes:
         return "Rejected: no rule has anything to judge, so nothing is proven."
     if not failed:
         return f"Passed: all {len(outcomes)} rules hold." if len(outcomes) > 1 else f"Passed: {outcomes[0].sentence}"
     if len(failed) == 1:
         return f"Rejected: {failed[0].sentence}"
-    return f"Rejected: {len(failed)} of {len(outcomes)} rules fail ({'; '.join(o.name for o in failed)})."
+    return f"Rejected: {len(failed)} of {len(outcomes)} rules fail: {list_of_failures(outcomes)}."

@@ -8,6 +8,7 @@ from typing import Any
 
 from posefoundry.config import Evaluate
 from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
+from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
@@ -16,7 +17,7 @@ from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator, to_coc
 from posefoundry.evaluation.passport import SOFTWARE_OF_RUNTIME, conditions_of_test, software_versions
 from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
 from posefoundry.evaluation.slice_table import slice_rows
-from posefoundry.evaluation.slices import ALL, read_tags
+from posefoundry.evaluation.slices import ALL, tag_columns
 from posefoundry.evaluation.summary import summary
 from posefoundry.evaluation.warnings import flat_sigma_warning
 from posefoundry.files import sha256_of_file
@@ -184,7 +185,7 @@ def evaluator_of(
         PosefoundryError: The tags cannot be read or name images that are not there.
     """
     names = [image["file_name"] for image in truth.images]
-    values = read_tags(tags, names) if tags else {}
+    values = tag_columns(read_tags(tags, where="tags", file_names=names), names) if tags else {}
     return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE, tags=values, crossed=crossed)
 
 

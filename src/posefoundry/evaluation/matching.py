@@ -22,11 +22,13 @@ class Match:
         annotation: The person.
         detection: The closest detection; None for a person that was missed.
         oks: Their object keypoint similarity, 0 to 1; 0 without a detection.
+        area_px2: The area of the person that scales OKS, whichever rule it came by.
     """
 
     annotation: dict[str, Any]
     detection: dict[str, Any] | None
     oks: float
+    area_px2: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
     for person in evaluator.persons:
         index = int(partner[person])
         found = None if index < 0 else detections[index]
-        matches.append(Match(evaluator.annotations[person], found, float(oks[person])))
+        area_px2 = float(evaluation.truth.areas[person])
+        matches.append(Match(evaluator.annotations[person], found, float(oks[person]), area_px2))
     return matches
 
 
@@ -98,11 +101,11 @@ def image_scores(matches: list[Match]) -> dict[int, float]:
 
 def keypoint_errors(matches: list[Match], sigmas: np.ndarray) -> KeypointErrors:
     """Measures each keypoint over the persons that were found, those with OKS >= .50."""
-    found = [(match.annotation, match.detection) for match in matches if match.detection and match.oks >= 0.5]
+    found = [(m.annotation, m.detection, m.area_px2) for m in matches if m.detection and m.oks >= 0.5]
     # (N, K, 3) keypoints, (N, 1) areas, (N, K) flags
-    truth = np.array([a["keypoints"] for a, _ in found], np.float64).reshape(-1, len(sigmas), 3)
-    guess = np.array([d["keypoints"] for _, d in found], np.float64).reshape(-1, len(sigmas), 3)
-    area = np.array([a["area"] for a, _ in found], np.float64)[:, None]
+    truth = np.array([a["keypoints"] for a, _, _ in found], np.float64).reshape(-1, len(sigmas), 3)
+    guess = np.array([d["keypoints"] for _, d, _ in found], np.float64).reshape(-1, len(sigmas), 3)
+    area = np.array([area_px2 for _, _, area_px2 in found], np.float64)[:, None]
     labelled = truth[..., 2] > 0
     distance_px = np.linalg.norm(truth[..., :2] - guess[..., :2], axis=-1)
     similarity = np.exp(-(distance_px**2) / (2 * (area + np.spacing(1)) * (2 * sigmas) ** 2))

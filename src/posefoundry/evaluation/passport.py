@@ -1,6 +1,7 @@
 """The passport of a number: on what, by which rules and with what it was measured. Without it, no AP is comparable."""
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -78,11 +79,21 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | 
     are the area rule, the sigmas, how many poses and boxes of an image count and what PCK measures a person by; the
     thresholds on scores and overlaps and the most detections, without which a model could shine by saying more or less;
     and the runtime and its precision, so that nobody takes rounding for a better model. The release gate, which is
-    there to compare runtimes, leaves these two out. A field that either passport lacks differs.
+    there to compare runtimes, leaves these two out. A field that only one passport has differs; one that neither has,
+    such as the thresholds of a file of detections, differs only if it is the annotations.
 
     Who answered may be whoever it is: the model's weights and architecture, its head and the input size it was made
     for are the model, and a larger input that gives better numbers is a better model, whose cost the budgets of
     latency show. Device and versions of software differ between honest measurements of one model; they are there to
     be looked up when two numbers that should be equal are not.
     """
-    return next((f for f in COMPARABLE_FIELDS if f not in one or f not in other or one[f] != other[f]), None)
+    fields = [field for field in COMPARABLE_FIELDS if field in one or field in other or field == "annotations_sha256"]
+    return next((f for f in fields if f not in one or f not in other or one[f] != other[f]), None)
+
+
+def fingerprint_of_test(passport: Mapping[str, Any]) -> str | None:
+    """Returns one hash of all that `first_difference` compares; None if the passport doesn't name its annotations."""
+    if "annotations_sha256" not in passport:
+        return None
+    compared = {field: passport[field] for field in COMPARABLE_FIELDS if field in passport}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()

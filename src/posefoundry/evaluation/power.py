@@ -91,32 +91,32 @@ def power_of(
     drop, margin = asked.visible_drop, asked.margin
     among = f", among {tests} slices" if tests > 1 else ""
     sentence = (
-        f"With {images:,} image{'' if images == 1 else 's'} a drop under {_points(drop, asked.metric)} cannot be seen "
+        f"With {images:,} image{'' if images == 1 else 's'} a drop under {_figure(drop, asked.metric)} cannot be seen "
         f"({100 * confidence:g} % confidence, four cases in five{among})"
     )
     needed = math.ceil(images * (drop / margin) ** 2) if margin else None
     is_enough = margin is None or drop <= margin
     if margin and needed and not is_enough:
-        sentence += f"; to see the {100 * margin:.1f} AP of the margin takes about {_rounded_up(needed):,}"
+        sentence += f"; to see the {margin:.3f} of the margin takes about {_rounded_up(needed):,}"
     sentence += "."
     if margin and not is_enough and must_prove:
         sentence += " So a candidate that is just as good will often fail to prove it."
     elif margin and not is_enough:
-        sentence += f" So a loss is as surely rejected only from {_points(margin + drop, asked.metric)} on."
+        sentence += f" So a loss is as surely rejected only from {_figure(margin + drop, asked.metric)} on."
     blind = [entry for entry in of_slices if entry.margin and entry.visible_drop > entry.margin]
     if blind:
         worst = max(blind, key=lambda entry: entry.visible_drop)
         sentence += (
             f" In {len(blind)} of {len(of_slices)} slices the images are too few for the margin, most of all"
-            f"{where(worst.slice_name)}: there a drop under {_points(worst.visible_drop, worst.metric)} cannot be seen."
+            f"{where(worst.slice_name)}: there a drop under {_figure(worst.visible_drop, worst.metric)} cannot be seen."
         )
     return Power(
         images, asked.metric, drop, margin, needed, is_enough, tuple(entry.slice_name for entry in blind), sentence
     )
 
 
-def _points(drop: float, metric: str) -> str:
-    return f"{100 * drop:.1f} AP{metric.removeprefix('oks_ap')}"
+def _figure(drop: float, metric: str) -> str:
+    return f"{drop:.3f} AP{metric.removeprefix('oks_ap')}"
 
 
 def _rounded_up(number: int) -> int:

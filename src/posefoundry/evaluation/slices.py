@@ -14,17 +14,16 @@ Of size and truncation as in COCO: a person outside the slice is ignored, and so
 lies outside itself.
 """
 
-import csv
-import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from posefoundry.datasets.tags import CORRECTED
+from posefoundry.datasets.coco import flat_name
+from posefoundry.datasets.tags import CORRECTED, Tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimilarity, SliceMatches
 from posefoundry.evaluation.greedy import Task, match
@@ -104,7 +103,7 @@ class Slicer:
             **_keypoints(truth, keypoint_names),
             **_truncation(truth, detections),
             **_persons(truth),
-            **{_name("class", name): Part(category=c) for c, name in enumerate(class_names)},
+            **{name: Part(category=c) for c, name in enumerate(_names("class", class_names))},
         }
         groups = {name.split("=")[0] for name in self.parts}
         if taken := sorted(groups & set(tags)):
@@ -189,40 +188,15 @@ class Slicer:
         return values
 
 
-def read_tags(path: Path, file_names: Sequence[str]) -> dict[str, list[str | None]]:
-    """Reads tags of images from a CSV: a column `file_name`, each other column a tag. Cells may be empty.
+def tag_columns(tags: Tags, file_names: Sequence[str]) -> dict[str, list[str | None]]:
+    """Returns for each tag its value in each of the I images; None where an image has none.
 
     Args:
-        path: The file.
+        tags: By bare file name, as `read_tags` returns them.
         file_names: The I images.
-
-    Returns:
-        For each tag its value in each image; None where an image has none.
-
-    Raises:
-        PosefoundryError: It is missing or no CSV in UTF-8, it has no column `file_name`, names an image twice or one
-            that is not there.
     """
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PosefoundryError(f"Tags: expected a CSV file in UTF-8, got {path}: {reason}.") from None
-    rows = list(csv.DictReader(io.StringIO(content)))
-    columns = list(rows[0]) if rows else content.splitlines()[0].split(",") if content.strip() else []
-    if "file_name" not in columns or None in columns:
-        raise PosefoundryError(f"{path}: expected a CSV with a column file_name and a column a tag, got {columns}.")
-    tags_of: dict[str, dict[str, str]] = {}
-    for line, row in enumerate(rows, 2):
-        name = row.pop("file_name")
-        if name in tags_of:
-            raise PosefoundryError(f"{path}: line {line}: expected each image once, got {name!r} again.")
-        tags_of[name] = row
-    if strange := sorted(set(tags_of) - set(file_names)):
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
-    tags = [column for column in columns if column != "file_name"]
-    return {tag: [(tags_of.get(name, {}).get(tag) or "").strip() or None for name in file_names] for tag in tags}
+    rows = [tags.get(flat_name(name), {}) for name in file_names]
+    return {tag: [row.get(tag) or None for row in rows] for tag in next(iter(tags.values()), {})}
 
 
 def split_by_class(
@@ -260,8 +234,8 @@ def _sizes(truth: GroundTruth, detections: Detections) -> dict[str, Part]:
 
 def _keypoints(truth: GroundTruth, names: Sequence[str]) -> dict[str, Part]:
     parts = {
-        _name("keypoint", name): Part(keypoints=np.arange(len(names)) == k)
-        for k, name in enumerate(names)
+        name: Part(keypoints=np.arange(len(names)) == k)
+        for k, name in enumerate(_names("keypoint", names))
     }  # fmt: skip
     parts["visibility=visible"] = Part(keypoints=truth.visibility >= 2)
     parts["visibility=occluded"] = Part(keypoints=truth.visibility == 1)
@@ -288,16 +262,22 @@ def _persons(truth: GroundTruth) -> dict[str, Part]:
 
 
 def _tags(tags: Mapping[str, Sequence[str | None]]) -> dict[str, Part]:
-    return {
-        _name(tag, value): Part(images=np.array([v == value for v in values]))
-        for tag, values in tags.items()
-        for value in sorted({v for v in values if v is not None})
-    }
+    parts = {}
+    for tag, values in tags.items():
+        distinct = sorted({v for v in values if v is not None})
+        for name, value in zip(_names(tag, distinct), distinct, strict=True):
+            parts[name] = Part(images=np.array([v == value for v in values]))
+    return parts
 
 
-def _name(group: str, value: str) -> str:
-    """Returns a part's name; `&` joins parts, and so has no place in one."""
-    return f"{group}={value}".replace("&", "+")
+def _names(group: str, values: Sequence[str]) -> list[str]:
+    """Returns the names of a group's parts; `&` joins parts, and so has no place in one."""
+    names = [f"{group}={value}".replace("&", "+") for value in values]
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise PosefoundryError(
+            f"Slices: expected distinct names, got {repeated[0]!r} twice, '&' being '+'. Rename one."
+        )
+    return names
 
 
 def _all_of(flags: Iterable[np.ndarray | None]) -> Any:

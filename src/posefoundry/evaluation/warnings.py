@@ -51,11 +51,11 @@ def _keypoint_errors(matches: list[Match]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the errors of all labelled keypoints of persons found, in px and as a part of the root of the area."""
     pixels, fractions = [], []
     for match in matches:
-        if match.detection is None or match.oks < FOUND_OKS or match.annotation["area"] <= 0:
+        if match.detection is None or match.oks < FOUND_OKS:
             continue
         truth = np.array(match.annotation["keypoints"], np.float64).reshape(-1, 3)
         guess = np.array(match.detection["keypoints"], np.float64).reshape(-1, 3)
         error = np.linalg.norm((truth - guess)[truth[:, 2] > 0, :2], axis=1)
         pixels.append(error)
-        fractions.append(error / np.sqrt(match.annotation["area"]))
+        fractions.append(error / np.sqrt(match.area_px2))
     return np.concatenate(pixels or [np.empty(0)]), np.concatenate(fractions or [np.empty(0)])

@@ -78,7 +78,7 @@ def _decision(heading: str, path: Path) -> list[str]:
         for rule in decision.get("rules", [])
     ]
     power = decision.get("power") or {}
-    told = [str(text) for text in (decision.get("verdict"), decision.get("sentence"), power.get("sentence")) if text]
+    told = [str(text) for text in (decision.get("sentence"), decision.get("verdict"), power.get("sentence")) if text]
     outcome = "passed" if decision.get("passed") else "rejected"
     return [
         f"## {heading}: {outcome}", *dict.fromkeys(told), _table(("holds", "rule"), rows), *_differences(path, decision)

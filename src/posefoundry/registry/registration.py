@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.passport import fingerprint_of_test
 from posefoundry.files import read_json, sha256_of_file
 from posefoundry.registry import store
 from posefoundry.registry.lineage import lineage_tags
-from posefoundry.registry.versions import CANDIDATE, CHECKSUM_TAGS, ModelVersion, list_versions, resolve
+from posefoundry.registry.versions import CANDIDATE, CHECKSUM_TAGS, MEASURED_ON, ModelVersion, list_versions, resolve
 
 # What the shipped code needs to predict; the rest of posefoundry's dependencies stay at home.
 INFERENCE_REQUIREMENTS = (
@@ -123,6 +124,9 @@ def _version_tags(run_id: str, evidence: Evidence) -> dict[str, str]:
         "gate.verdict": str(decision.get("verdict", "")),
         "gate.compared_with": "" if compared_with is None else str(compared_with),
     }
+    passport = (decision.get("passports") or {}).get("candidate") or {}
+    if fingerprint := fingerprint_of_test(passport):
+        tags[MEASURED_ON] = fingerprint
     if evidence.release is not None:
         tags["release.verdict"] = str(read_json(evidence.release).get("verdict", ""))
     tags |= {name: f"{value:.4f}" for name, value in _numbers(evidence.metrics).items()}

@@ -12,6 +12,9 @@ from posefoundry.registry import store
 
 CANDIDATE, PRODUCTION, PREVIOUS = "candidate", "production", "previous"
 
+# The tag with the fingerprint of what a version's figures were measured on, and by which rules.
+MEASURED_ON = "sha256.test"
+
 # By which tag of a version an artifact is checked.
 CHECKSUM_TAGS = {
     "model.onnx": "sha256.onnx",

@@ -11,6 +11,7 @@ from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
+from posefoundry.evaluation.failures import failures
 from posefoundry.evaluation.gate import Decision, decide, power_of_gate
 from posefoundry.evaluation.html import write_decision_page
 from posefoundry.evaluation.judge import evaluator_of, judge_weights
@@ -103,8 +104,8 @@ def run(
 
 
 def reasons(decision: Decision) -> str:
-    """Returns what fails, a line each."""
-    failed = (f"{rule.name}: {rule.sentence}" for rule in decision.rules if not rule.passed)
+    """Returns what fails, a line each, the worst first."""
+    failed = (f"{rule.name}: {rule.sentence}" for rule in failures(decision.rules))
     return "These rules fail:\n  " + "\n  ".join(failed)
 
 
@@ -156,11 +157,8 @@ def _judge_production(
 
 
 def _document(settings: Gate, evidence: Evidence, decision: Decision, power: Power | None) -> dict[str, Any]:
-    document: dict[str, Any] = decision.to_dict()
-    if power and not power.is_enough:
-        document["sentence"] += f" {power.sentence}"
     production = evidence.production
-    return document | {
+    return decision.to_dict() | {
         "mode": settings.mode,
         "confidence": settings.confidence,
         "resamples": settings.resamples,

@@ -14,7 +14,7 @@ from posefoundry.datasets.coco import CocoKeypoints, SetAside, write_coco_keypoi
 from posefoundry.datasets.corrections import Corrected, apply_corrections
 from posefoundry.datasets.manifest import write_manifest
 from posefoundry.datasets.sources import Ingested, copy_coco, draw_synthetic
-from posefoundry.datasets.tags import TAGS_NAME, Tags, read_tags, write_tags
+from posefoundry.datasets.tags import CORRECTED, TAGS_NAME, Tags, read_tags, write_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import atomic_directory, write_json_atomic
 from posefoundry.processes import die_with_parent
@@ -26,7 +26,7 @@ def run(settings: Ingest, *, raw: Path, report: Path) -> None:
 
     Corrected annotations replace those of the same images, and tags say which images they are.
     """
-    tags = read_tags(settings.tags) if settings.tags else {}
+    tags = read_tags(settings.tags, where="ingest.tags", reserved=(CORRECTED,)) if settings.tags else {}
     with atomic_directory(raw) as folder:
         if settings.source == "synthetic":
             ingested = draw_synthetic(

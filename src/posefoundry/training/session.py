@@ -137,6 +137,8 @@ def train_model(
         print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
         if best.weights:
             write_or_keep("best", best.weights, best.epoch, best.metrics)
+    elif group.is_main:
+        write_or_keep("last", trainer.average.model.state_dict(), 0, {})  # to name when going on after an early stop
     _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
     for name, kept in unwritten.items():

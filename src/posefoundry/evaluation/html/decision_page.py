@@ -61,9 +61,9 @@ def write_decision_page(
         passed=passed,
         decision=decision,
         sentence=_headline(sentence),
-        verdict="" if verdict == sentence else verdict,
+        verdict="" if verdict == sentence else _headline(verdict),
         mode=MODES.get(mode, mode.replace("_", " ")),
-        rules=[_rule(rule) for rule in _rows(decision, "rules")],
+        **_rules(_rows(decision, "rules"), must_prove=mode == "demand_non_inferiority"),
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
@@ -81,7 +81,17 @@ def _headline(sentence: str) -> str:
     return sentence if bare == sentence else bare[:1].upper() + bare[1:]
 
 
-def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
+def _rules(rules: Sequence[Mapping[str, Any]], *, must_prove: bool) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rules to show, those that fail first, and apart those that a slice keeps."""
+    drawn = [
+        (rule, _rule(rule, must_prove=must_prove))
+        for rule in sorted(rules, key=lambda rule: rule.get("passed") is True)
+    ]
+    kept = [row for rule, row in drawn if row["passed"] and rule.get("slice") not in (None, "all")]
+    return {"rules": [row for _, row in drawn if row not in kept], "kept_in_slices": kept}
+
+
+def _rule(rule: Mapping[str, Any], *, must_prove: bool) -> dict[str, Any]:
     """Returns a rule as the table shows it; what was asked and what was measured, in words."""
     value = number(rule.get("candidate", rule.get("value")))
     margin = number(rule.get("margin"))
@@ -90,7 +100,7 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": str(rule.get("name") or ""),
         "artifact": str(rule.get("artifact") or ""),
-        "asked": _asked(rule, margin),
+        "asked": _asked(rule, margin, must_prove=must_prove),
         "measured": "" if value is None else _with_unit(rule, value),
         "reference": number(rule.get("production")),
         "whose": "PyTorch" if parity else "production",
@@ -104,13 +114,14 @@ def _rule(rule: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _asked(rule: Mapping[str, Any], margin: float | None) -> str:
+def _asked(rule: Mapping[str, Any], margin: float | None, *, must_prove: bool) -> str:
     """Returns what a rule asks for, in a few words."""
     kind, bound = rule.get("kind"), number(rule.get("bound"))
     if margin is not None and kind == "improvement":
-        return f"more than {measure(margin)} above production" if margin else "better than production"
+        return f"a gain over {measure(margin)} proven" if margin else "a gain proven"
     if margin is not None:
-        return f"at most {measure(margin)} below production" if margin else "not below production"
+        loss = f"loss over {measure(margin)}" if margin else "loss"
+        return f"a {loss} ruled out" if must_prove else f"no proven {loss}"
     if bound is None:
         return KINDS.get(str(kind), "") if rule.get("metric") or kind == "data" else ""
     if kind == "parity":

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.evaluation.html.charts import Axes, Series, histogram, line_chart, reliability_chart
 from posefoundry.evaluation.html.gallery import MEDIUM_PX2, SMALL_PX2, make_gallery
-from posefoundry.evaluation.html.rendering import decimal, percent, slice_title, words, write_page
+from posefoundry.evaluation.html.rendering import decimal, percent, words, write_page
 from posefoundry.evaluation.html.sources import Folder, number, whole
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
-from posefoundry.evaluation.summary import MIN_PERSONS
+from posefoundry.evaluation.summary import find
+from posefoundry.evaluation.wording import where
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -111,20 +112,17 @@ def _findings(
     if oks:
         share = sum(value >= 0.5 for value in oks) / len(oks)
         found.append(f"{percent(share)} of {len(oks)} persons are found (OKS of .50 or more at a score from .25).")
-    judged = [
-        row for row in slices if number(row.get("oks_ap")) is not None and whole(row.get("persons")) >= MIN_PERSONS
-    ]
-    for is_keypoint, what in ((True, "The weakest keypoint is the"), (False, "The weakest slice is")):
-        rows = [r for r in judged if (r.get("group") == "keypoint") == is_keypoint and r.get("group") != "all"]
-        if len(rows) > 1:
-            worst = min(rows, key=lambda row: number(row["oks_ap"]) or 0.0)
-            name = words(worst.get("value")) if is_keypoint else f"“{slice_title(worst.get('slice'))}”"
-            found.append(f"{what} {name}: AP {decimal(worst['oks_ap'])} on {whole(worst['persons'])} persons.")
-    lost = {kind: value for kind, v in _table(errors, "ap_lost").items() if (value := number(v)) is not None}
-    if lost:
-        kind = max(lost, key=lambda name: lost[name])
-        name, gain = PLURALS.get(kind, words(kind)), decimal(lost[kind])
-        found.append(f"Most AP is lost to {name}: without, the AP would be {gain} higher.")
+    judged = [{**row, "oks_ap": number(row.get("oks_ap")), "persons": whole(row.get("persons"))} for row in slices]
+    findings = find(judged, {kind: number(value) for kind, value in _table(errors, "ap_lost").items()})
+    if row := findings.weakest_keypoint:
+        figures = f"AP {decimal(row['oks_ap'])} on {row['persons']} persons"
+        found.append(f"The weakest keypoint is the {words(row.get('value'))}: {figures}.")
+    if row := findings.weakest_slice:
+        found.append(f"AP is lowest{where(row['slice'])}: {decimal(row['oks_ap'])} on {row['persons']} persons.")
+    if findings.costly:
+        kind, lost = findings.costly[0]
+        name = PLURALS.get(kind, words(kind))
+        found.append(f"Most AP is lost to {name}: without, the AP would be {decimal(lost)} higher.")
     return found
 
 

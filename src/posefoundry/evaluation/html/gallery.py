@@ -75,7 +75,7 @@ def make_gallery(
     """
     names = {image["id"]: image["file_name"] for image in truth.images}
     rows = [row for row in rows if row.get("image_id") in names]
-    facets_of = _facets(rows, truth)
+    facets_of = _facets(rows, truth, persons)
     chosen = {
         key: _chosen([row for row in rows if number(row.get(column)) is not None], order, facets_of)
         for key, _, _, column, order in _GROUPS
@@ -125,16 +125,21 @@ def _chosen(
     return [row for row in ranked if row["image_id"] in taken]
 
 
-def _facets(rows: Sequence[Mapping[str, Any]], truth: CocoKeypoints) -> dict[int, list[str]]:
+def _facets(
+    rows: Sequence[Mapping[str, Any]], truth: CocoKeypoints, persons: Sequence[Mapping[str, str]]
+) -> dict[int, list[str]]:
     """Returns what each image can be filtered by, as `name=value`."""
     class_names = {category["id"]: category["name"] for category in truth.categories}
     sizes: dict[int, set[str]] = defaultdict(set)
     classes: dict[int, set[str]] = defaultdict(set)
+    # The areas that scaled OKS; an annotation may have none of its own.
+    area_px2 = {row.get("annotation_id"): number(row.get("area_px2")) for row in persons}
     for annotation in truth.annotations:
         if annotation.get("num_keypoints") and not annotation.get("iscrowd"):
-            area = number(annotation.get("area")) or 0.0
-            size = "small" if area < SMALL_PX2 else "medium" if area < MEDIUM_PX2 else "large"
-            sizes[annotation["image_id"]].add(size)
+            area = area_px2.get(str(annotation["id"]))
+            if area is not None:
+                size = "small" if area < SMALL_PX2 else "medium" if area < MEDIUM_PX2 else "large"
+                sizes[annotation["image_id"]].add(size)
             classes[annotation["image_id"]].add(str(class_names.get(annotation["category_id"])))
     tag_values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -143,8 +148,8 @@ def _facets(rows: Sequence[Mapping[str, Any]], truth: CocoKeypoints) -> dict[int
     facets = {}
     for row in rows:
         image_id, n = row["image_id"], whole(row.get("persons"))
-        persons = str(n) if n < 2 else "2-3" if n < 4 else "4+"
-        found = [f"persons={persons}", *(f"size={size}" for size in sorted(sizes[image_id]))]
+        crowd = str(n) if n < 2 else "2-3" if n < 4 else "4+"
+        found = [f"persons={crowd}", *(f"size={size}" for size in sorted(sizes[image_id]))]
         if len(class_names) > 1:
             found += [f"class={name}" for name in sorted(classes[image_id])]
         found += [f"{t}={value}" for t, value in _tags(row).items() if len(tag_values[t]) <= MAX_FACET_VALUES]
