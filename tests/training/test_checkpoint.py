@@ -11,8 +11,9 @@ import torch
 
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.inference.images import read_image_bgr
 from posefoundry.models.weights import load_model
-from posefoundry.training import checkpoint, session
+from posefoundry.training import checkpoint, session, validation
 from posefoundry.training.checkpoint import (
     CheckpointFolder,
     Checkpoints,
@@ -274,12 +275,18 @@ def test_each_process_goes_on_drawing_as_if_uninterrupted(
     assert draw() == own
 
 
-def test_training_ends_when_validation_no_longer_improves(people: Path, settings: Train, tmp_path: Path) -> None:
+def test_training_ends_when_validation_no_longer_improves(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(validation, "read_image_bgr", lambda path: read.append(path.name) or read_image_bgr(path))
     # A model that has learnt for a few steps finds nobody: no validation after the first is better.
     patient = settings.model_copy(update={"epochs": 9, "validate_every_epochs": 1, "early_stop_epochs": 2})
     best = run(people, tmp_path, patient)
     assert best.epoch == 1
     assert [row["epoch"] for row in columns(tmp_path / "results.csv")] == ["1", "2", "3"]
+    val = [path.name for path in (people / "yolo" / "images" / "val").iterdir()]
+    assert sorted(read) == sorted(2 * val), "once to judge them, however often, and once to draw on them"
 
 
 def test_frozen_layers_stay(people: Path, settings: Train, tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ def test_many_in_a_row_lead_back_to_the_checkpoint_at_a_lower_rate(
     assert state["shared"]["trainer"]["rescue"]["returns"] == 1
 
     # Interrupted after it went back, it goes on at that rate and with the same idea of a usual gradient.
-    steps = columns_of_steps(tmp_path, "learning_rate", "loss_total", "gradient_norm")
+    steps = columns_of_steps(tmp_path, "lr", "loss_total", "gradient_norm")
     (tmp_path / "kept" / "step-000000012.json").unlink()
     again = trainer_with_log(people, tmp_path, settings)
     assert again.checkpoints.restore()
     assert (again.step, again.rescue.learning_rate_scale, again.rescue.returns) == (9, 0.5, 1)
     again.train(lambda _: {}, lambda *_: None)
-    assert columns_of_steps(tmp_path, "learning_rate", "loss_total", "gradient_norm") == steps
+    assert columns_of_steps(tmp_path, "lr", "loss_total", "gradient_norm") == steps
     assert float(again.guard.usual_norm) == float(trainer.guard.usual_norm)
 
 

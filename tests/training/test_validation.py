@@ -1,4 +1,4 @@
-"""Each image of the val split is judged once, whichever process has it, and read once."""
+"""Each image of the val split is judged once, whichever process has it, and read once where there is room."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,6 @@ import torch
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import write_json_atomic
-from posefoundry.inference.letterbox import Letterbox
 from posefoundry.inference.predictor import FittedImage
 from posefoundry.inference.results import PoseResult
 from posefoundry.models import ModelInfo, build_model
@@ -61,18 +60,25 @@ def test_a_second_validation_reads_no_file_and_finds_the_same(annotations: Path)
     torch.manual_seed(0)
     model = build_model("yolov8n-pose")
     found: list[list[dict[str, Any]]] = []
-    cached, uncached = (Validator(annotations, annotations.parent, INFO, ALONE, 2, "float32") for _ in range(2))
-    cached.keep_in(ImageCache(3 + N_IMAGES, SIDE_PX + 32, limit_bytes=2**20), first_number=3)
-    for validator in (uncached, cached):
+    uncached, short, cached = (Validator(annotations, annotations.parent, INFO, ALONE, 2, "float32") for _ in range(3))
+    image_bytes = SIDE_PX * SIDE_PX * 3  # no fitted one is larger
+    rooms = [ImageCache(3 + N_IMAGES, SIDE_PX, limit_bytes=n * image_bytes) for n in (2, N_IMAGES)]
+    for validator, room in zip((short, cached), rooms, strict=True):
+        validator.images.keep_in(room, first_number=3)
+    for validator in (uncached, short, short, cached):
         validator.evaluator.evaluate = lambda detections: found.append(detections) or {}  # type: ignore[method-assign]
         validator(model)
+    assert 0 < rooms[0].bytes_kept <= 2 * image_bytes < rooms[1].bytes_kept
+    assert [rooms[1].get(number) is None for number in range(3 + N_IMAGES)] == [True] * 3 + [False] * N_IMAGES
     for path in paths:
         path.unlink()
     cached(model)
     assert len(found[0]) > N_IMAGES
-    assert found[0] == found[1] == found[2]
-    with pytest.raises(PosefoundryError, match="found no file"):
-        uncached(model)
+    assert len(found) == 5
+    assert all(detections == found[0] for detections in found)
+    for validator in (uncached, short):
+        with pytest.raises(PosefoundryError, match="found no file"):
+            validator(model)
 
 
 class Guesser:
@@ -85,9 +91,6 @@ class Guesser:
         paths = [image.path for image in images if image.path is not None]
         self.seen += [path.name for path in paths]
         return [self._guess(path) for path in paths]
-
-    def fit(self, image_bgr: np.ndarray, path: Path) -> FittedImage:
-        return FittedImage(image_bgr, Letterbox((1, 1), (0, 0), (SIDE_PX, SIDE_PX)), path)
 
     def _guess(self, path: Path) -> PoseResult:
         number = int(path.stem)

@@ -28,6 +28,11 @@ class FittedImage:
     box: Letterbox
     path: Path | None
 
+    @classmethod
+    def fit(cls, image_bgr: np.ndarray, image_size_px: int, stride_px: int, path: Path | None) -> Self:
+        """Letterboxes a BGR image (H, W, 3) of uint8 into the smallest input; `path` is where it was read from."""
+        return cls(*letterbox(image_bgr, input_size_hw(image_bgr.shape[:2], image_size_px, stride_px)), path)
+
 
 @dataclass(frozen=True)
 class _Waiting:
@@ -98,7 +103,7 @@ class Predictor:
         some batches are in memory at a time.
 
         Args:
-            images: BGR uint8 arrays (H, W, 3), paths, or what `fit` made of them; each is asked for once, in order.
+            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, in order.
             batch_size: Images a forward pass.
             progress: Called with the number of images done and of all, after each batch.
 
@@ -115,10 +120,6 @@ class Predictor:
             if progress is not None:
                 progress(len(results), len(images))
         return [results[index] for index in range(len(images))]
-
-    def fit(self, image_bgr: np.ndarray, path: Path | None = None) -> FittedImage:
-        """Letterboxes a BGR image (H, W, 3) of uint8; `path` is where it was read from."""
-        return FittedImage(*letterbox(image_bgr, self._input_size_hw(image_bgr)), path)
 
     def preprocess(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Letterbox]]:
         """Letterboxes BGR images into one batch (B, 3, H, W) float32, RGB in 0..1, the smallest that fits them all."""
@@ -149,6 +150,9 @@ class Predictor:
             for rows, box, path in zip(detections, letterboxes, paths or [None] * len(letterboxes), strict=True)
         ]
 
+    def _fit(self, image_bgr: np.ndarray, path: Path | None) -> FittedImage:
+        return FittedImage.fit(image_bgr, self.image_size_px, self.backend.info.stride_px, path)
+
     def _input_size_hw(self, image_bgr: np.ndarray) -> tuple[int, int]:
         return input_size_hw(image_bgr.shape[:2], self.image_size_px, self.backend.info.stride_px)
 
@@ -159,7 +163,7 @@ class Predictor:
             path = image if isinstance(image, Path) else None
             given = read_image_bgr(path) if path else image
             start = time.perf_counter()
-            fitted = given if isinstance(given, FittedImage) else self.fit(_checked(given, index), path)
+            fitted = given if isinstance(given, FittedImage) else self._fit(_checked(given, index), path)
             elapsed_ms = 1000 * (time.perf_counter() - start)
             size_hw = (fitted.image_bgr.shape[0], fitted.image_bgr.shape[1])
             group = groups.setdefault(size_hw, [])

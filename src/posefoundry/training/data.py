@@ -60,7 +60,7 @@ class TrainingImages(Dataset[Sample]):
         ]
         self.cache = ImageCache(
             len(self) + n_more,
-            settings.image_size_px + MAX_STRIDE_PX,  # letterboxed images are padded to the stride
+            settings.image_size_px,
             limit_bytes=settings.image_cache_gib * 2**30 / settings.processes,
             folder=settings.image_cache_folder,
         )

@@ -96,8 +96,8 @@ def train_model(
     validator = Validator(
         val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
     )
-    images = TrainingImages(spec, settings, n_more=len(validator.shard))
-    validator.keep_in(images.cache, first_number=len(images))
+    images = TrainingImages(spec, settings, n_more=len(validator.images))
+    validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)
     trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
     best = BestSoFar()

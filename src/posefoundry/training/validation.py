@@ -24,11 +24,47 @@ PICTURE_CONFIDENCE = 0.25
 N_PICTURES = 8
 
 
+class ValImages(Sequence[FittedImage]):
+    """Images as the model takes them, read from their files each time, or once where `keep_in` finds them room.
+
+    Args:
+        paths: Where they are read from.
+        info: Says how large the model's input is.
+    """
+
+    def __init__(self, paths: Sequence[Path], info: ModelInfo) -> None:
+        self._paths, self._info = paths, info
+        self._cache: ImageCache | None = None
+        self._first_number = 0
+        self._letterboxes: dict[int, Letterbox] = {}
+
+    def keep_in(self, cache: ImageCache, first_number: int) -> None:
+        """Keeps them, letterboxed, in a cache, as its images `first_number` and on."""
+        self._cache, self._first_number = cache, first_number
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> FittedImage:  # type: ignore[override]  # no slices
+        path, number = self._paths[index], self._first_number + index
+        if self._cache is None:
+            return self._read(path)
+        image_bgr = self._cache.get(number)
+        if image_bgr is not None:
+            return FittedImage(image_bgr, self._letterboxes[index], path)
+        fitted = self._read(path)
+        self._letterboxes[index] = fitted.box
+        self._cache.put(number, fitted.image_bgr)
+        return fitted
+
+    def _read(self, path: Path) -> FittedImage:
+        return FittedImage.fit(read_image_bgr(path), self._info.image_size_px, self._info.stride_px, path)
+
+
 class Validator:
     """The val split, held ready.
 
-    Each process predicts its share of the images, each image once; the main process evaluates them all. What `keep_in`
-    gives it room for is read from its file and letterboxed the first time alone.
+    Each process predicts its share of the images, each image once; the main process evaluates them all.
 
     Args:
         annotations: COCO annotation file of the split.
@@ -52,20 +88,13 @@ class Validator:
         self.images_folder, self.info, self.group = images_folder, info, group
         self.batch_size, self.precision = batch_size, precision
         self.shard = self.evaluator.images[group.rank :: group.n_processes]
-        self._paths = [images_folder / image["file_name"] for image in self.shard]
-        self._cache: ImageCache | None = None
-        self._first_number = 0
-        self._letterboxes: dict[int, Letterbox] = {}
-
-    def keep_in(self, cache: ImageCache, first_number: int) -> None:
-        """Keeps the letterboxed images of this process's share in a cache, as images `first_number` and on."""
-        self._cache, self._first_number = cache, first_number
+        self.images = ValImages([images_folder / image["file_name"] for image in self.shard], info)
 
     def __call__(self, model: PoseModel) -> dict[str, float | None]:
         """Returns OKS and box metrics of the model; other processes than the main one get an empty dict."""
         predictor = self._predictor(model, CONFIDENCE)
         results = predictor.predict(
-            _Fitted(self, predictor),
+            self.images,
             batch_size=self.batch_size,
             progress=lambda done, of_all: self.group.progress.beat(),
         )
@@ -84,33 +113,6 @@ class Validator:
             for path, result in zip(paths, results, strict=True)
         }
 
-    def fitted(self, index: int, predictor: Predictor) -> FittedImage:
-        """Returns an image of this process's share as the model takes it."""
-        path, number = self._paths[index], self._first_number + index
-        kept = self._cache.get(number) if self._cache and index in self._letterboxes else None
-        if kept is not None:
-            return FittedImage(kept, self._letterboxes[index], path)
-        fitted = predictor.fit(read_image_bgr(path), path)
-        if self._cache:
-            self._cache.put(number, fitted.image_bgr)
-            self._letterboxes[index] = fitted.box
-        return fitted
-
     def _predictor(self, model: PoseModel, confidence: float) -> Predictor:
         backend = TorchBackend(model, self.info, device=str(self.group.device), precision=self.precision)
         return Predictor(backend, confidence=confidence, nms_iou=NMS_IOU, max_detections=MAX_DETECTIONS)
-
-
-class _Fitted(Sequence[FittedImage]):
-    """The images of a validator's share, each made when it is asked for."""
-
-    def __init__(self, validator: Validator, predictor: Predictor) -> None:
-        self._validator, self._predictor = validator, predictor
-
-    def __len__(self) -> int:
-        return len(self._validator.shard)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self):
-            raise IndexError(index)
-        return self._validator.fitted(index, self._predictor)
