@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from posefoundry.errors import PosefoundryError
-from posefoundry.files import atomic_directory, read_json, sha256_of_file, write_json_atomic, write_text_atomic
+from posefoundry.files import (
+    atomic_directory,
+    read_json,
+    sha256_of_file,
+    sole_use,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 class Interrupted(BaseException):
@@ -93,3 +100,11 @@ def test_missing_json(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_one_at_a_time_has_the_use_of_a_thing(tmp_path: Path) -> None:
+    lock = tmp_path / "made" / ".thing.lock"
+    with sole_use(lock, 0), pytest.raises(PosefoundryError, match="another process works here"), sole_use(lock, 0.2):
+        pass
+    with sole_use(lock, 0):
+        pass

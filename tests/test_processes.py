@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -24,3 +26,24 @@ def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked()
         os.kill(os.getpid(), signal.SIGINT)
+
+
+CHILD = """
+import signal, time
+from posefoundry.processes import die_with_parent, stop_with_parent
+die_with_parent()
+signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+stop_with_parent(grace_s=0.2)
+print("ready", flush=True)
+time.sleep(60)
+print("still here", flush=True)
+"""
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+def test_a_process_is_asked_to_stop_when_its_parent_ends_and_does_not_outlive_it_for_long() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    assert parent.communicate(timeout=30)[0] == "asked to stop\n"  # the pipe ends with the child

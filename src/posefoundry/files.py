@@ -1,10 +1,12 @@
 """Files written whole or not at all, and their fingerprints."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +90,31 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     elif path.exists():
         shutil.rmtree(path)
     aside.rename(path)
+
+
+@contextmanager
+def sole_use(lock: Path, patience_s: float) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock file out of the block; the system frees it when a process ends.
+
+    Raises:
+        PosefoundryError: Another process has kept it for all of `patience_s`.
+    """
+    until = time.monotonic() + patience_s
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as held:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise PosefoundryError(
+                        f"{lock}: another process works here, and still did after {patience_s:g} s. Let it end first."
+                    ) from None
+            except OSError:  # a network's file system without locks
+                break
+            time.sleep(0.1)
+        yield
 
 
 def sha256_of_file(path: Path) -> str:

@@ -4,16 +4,38 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Seconds that a process may take to save when its parent has ended.
+GRACE_S = 30.0
 
-def die_with_parent() -> None:
-    """Asks Linux to end this process, at once, when the thread that started it ends."""
+
+def die_with_parent(signal_number: signal.Signals = signal.SIGKILL) -> None:
+    """Asks Linux to end this process, by default at once, when the thread that started it ends."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal_number)
+
+
+def stop_with_parent(grace_s: float = GRACE_S) -> None:
+    """Gets SIGTERM when the parent ends, and if this process has not ended `grace_s` later, SIGKILL.
+
+    To be called in a process that `die_with_parent` has bound to its parent already.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(grace_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
+    die_with_parent(signal.SIGTERM)
 
 
 class StopRequest:

@@ -291,6 +291,12 @@ def test_the_sentence_of_a_candidate_that_passes_tells_the_difference():
         "The candidate may follow version 3 in production: its OKS AP is 0.512 against 0.500, a difference of +0.012 "
         "(95 % interval -0.008 to +0.032)."
     )
+    evidence = compared(all_=resampled(-0.03, 0.01))
+    told = decide(gate(no_loss(0.02)), Evidence({"oks_ap": 0.47}, production=evidence.production)).sentence
+    assert told.endswith(
+        "a difference of -0.030 (95 % interval -0.050 to -0.010). That it is worse is proven; that it is worse by more "
+        "than the rules allow is not."
+    )
 
 
 def test_a_decision_is_plain_json():

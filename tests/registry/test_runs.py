@@ -1,6 +1,8 @@
 import json
+import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import cv2
@@ -157,6 +159,23 @@ def test_a_training_goes_on_while_the_store_is_away(project, monkeypatch, capsys
     for _ in range(2):
         log_to_run(run_file, {"oks_ap": 0.5})
     assert steps_told(run.run_id) == [0]
+
+
+def test_nothing_waits_for_a_server_that_accepts_and_never_answers(project, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setattr(store, "_reached", {uri})  # it answered when the training began
+        run = TrainingRun("0123456789abcdef", "people", "a run", "train")
+        assert run._client
+        began = time.monotonic()
+        run.log_dataset(project / "data")
+        run.log_image(np.zeros((4, 4, 3), np.uint8), "batch")
+        run.log_artifact(project / "dvc.yaml")
+        run.log_metrics({"loss": 1.0}, step=0)
+        assert time.monotonic() - began < 20  # of the 60 s that one request may last
+        assert run._errands.wait(0.5) == 3
+        assert len(run._metrics.close(timeout_s=0.5)) == 1
 
 
 def test_a_later_stage_adds_to_the_run(run_file, project):

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -73,9 +74,16 @@ def test_killed_under_dvc_it_resumes(training_project: MakeProject, tmp_path: Pa
     (process,) = psutil.Process(dvc.pid).children()
     process.kill()
     assert "failed to reproduce 'train'" in dvc.communicate(timeout=60)[0]
-    status, told = broken.run(*DVC, "repro")
+
+    dvc = broken.start(*DVC, "repro")
+    wait_for_checkpoint(dvc, broken.root)
+    dvc.terminate()
+    dvc.wait(20)
+    status, told = broken.run(*DVC, "repro")  # while the stage may still be saving
     assert status == 0, told
-    assert "Going on after step" in told
+    stopped = re.search(r"stopped by a signal (after step \d+) of", dvc.communicate(timeout=60)[0])
+    assert stopped
+    assert f"Going on {stopped[1]} of" in told
     assert outcome(broken.root) == outcome(whole.root)
 
 

@@ -207,6 +207,14 @@ def test_a_request_to_stop_leaves_a_checkpoint(people: Path, same: Train, uninte
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
 
 
+def test_what_a_kill_left_behind_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, 2)
+    for left_over in (".step-000000001.pt.partial", "step-000000002.pt"):
+        (tmp_path / left_over).write_bytes(b"half")
+    assert folder.write(3, {}, {}, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003.json", "step-000000003.pt"]
+
+
 def test_a_checkpoint_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = CheckpointFolder(tmp_path / "a", 2)
     assert folder.write(1, {"value": torch.ones(2)}, {}, None)

@@ -86,7 +86,12 @@ def _against_production(settings: Gate, evidence: Evidence) -> str:
     difference = resampled.of("oks_ap")
     interval = confidence_interval(difference.resampled, settings.confidence, resampled.images)
     against = f"{of_candidate} against {difference.production:.3f}, a difference of {difference.value:+.3f}"
-    return f"{against} ({interval_in_words(interval, settings.confidence)})." if interval else f"{against}."
+    if interval is None:
+        return f"{against}."
+    told = f"{against} ({interval_in_words(interval, settings.confidence)})."
+    if interval[1] < 0:
+        told += " That it is worse is proven; that it is worse by more than the rules allow is not."
+    return told
 
 
 def power_of_gate(settings: Gate, evidence: Evidence, decision: Decision, images: int) -> Power | None:

@@ -40,11 +40,8 @@ class MetricSender:
         self, send: Callable[[list[Point]], None], journal: Path | None = None, all_again: bool = False
     ) -> None:
         self._send, self._journal = send, journal
-        known, n_sent = read_journal(journal) if journal else ([], 0)
+        known, n_sent, self._last_steps = read_journal(journal) if journal else ([], 0, {})
         self._waiting = known if all_again else known[n_sent:]
-        self._last_steps: dict[str, int] = {}
-        for point in known:
-            self._last_steps[point.key] = max(point.step, self._last_steps.get(point.key, point.step))
         if all_again and journal and known:
             self._write({"sent": -n_sent})
         self._changed = threading.Condition()
@@ -61,6 +58,12 @@ class MetricSender:
             self._write({"points": new})
             self._waiting += new
             self._changed.notify_all()
+
+    def go_back(self) -> None:
+        """Hears that the training has gone back and on by another way: steps told already come with other values."""
+        with self._changed:
+            self._last_steps.clear()
+            self._write({"back": True})
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until all has arrived, or for `timeout_s`; tells whether it has."""
@@ -115,22 +118,31 @@ class MetricSender:
             self._journal = None
 
 
-def read_journal(path: Path) -> tuple[list[Point], int]:
-    """Returns the points of a journal and how many of them, from the first, have arrived."""
+def read_journal(path: Path) -> tuple[list[Point], int, dict[str, int]]:
+    """Returns the points of a journal, how many of them, from the first, have arrived, and each metric's last step.
+
+    That is the last since the training went back, if it did: how far it has come by the way it is on.
+    """
     points: list[Point] = []
     n_sent = 0
+    last_steps: dict[str, int] = {}
     try:
         lines = path.read_text().splitlines()
     except OSError:
-        return [], 0
+        return [], 0, {}
     for line in lines:
         try:
             entry = json.loads(line)
-            points += [Point(*values) for values in entry.get("points", [])]
+            new = [Point(*values) for values in entry.get("points", [])]
             n_sent += entry.get("sent", 0)
+            if entry.get("back"):
+                last_steps.clear()
         except (ValueError, TypeError, AttributeError):  # the last line of a process that was killed at writing it
             continue
-    return points, n_sent
+        points += new
+        for point in new:
+            last_steps[point.key] = max(point.step, last_steps.get(point.key, point.step))
+    return points, n_sent, last_steps
 
 
 def now_ms() -> int:

@@ -17,8 +17,9 @@ import numpy as np
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry import store
+from posefoundry.registry.errands import Errands
 from posefoundry.registry.lineage import dvc_hashes, git_commit, lineage_tags
-from posefoundry.registry.metric_sender import MAX_METRICS_PER_BATCH, MetricSender, Point, now_ms
+from posefoundry.registry.metric_sender import LAST_ATTEMPT_S, MAX_METRICS_PER_BATCH, MetricSender, Point, now_ms
 
 # MLflow's limits, mlflow/utils/validation.py; longer values are refused by some of its stores, cut by others.
 MAX_PARAMS_PER_BATCH = 100
@@ -39,7 +40,7 @@ class TrainingRun:
 
     Leaving the block ends the run: FINISHED, KILLED after Ctrl-C or a requested stop, FAILED after any other error.
     Hours of training do not end because the tracking server does: once the run is open, what cannot be recorded is
-    reported on stderr, and metrics are kept on disk until they have arrived.
+    reported on stderr, and metrics are kept on disk until they have arrived. Nothing waits for the server but the end.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TrainingRun:
         self._connection: Any = None
         self._run_file: Path | None = None
         self._metrics = MetricSender(lambda points: _send(self._client, run_id, points), journal, all_again)
+        self._errands = Errands("mlflow-files")
 
     @property
     def _client(self) -> Any:
@@ -107,6 +109,8 @@ class TrainingRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         unsent = self._metrics.close()
+        if n_undone := self._errands.wait(0 if unsent else LAST_ATTEMPT_S):
+            print(f"MLflow: {n_undone} files or other entries of the run could not be recorded.", file=sys.stderr)
         if kind is None:
             status = "FINISHED"
             self._attempt("the stage's tag", lambda: _tag_stage_done(self._client, self.run_id, self.stage))
@@ -123,18 +127,32 @@ class TrainingRun:
         """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
         self._metrics.add(_points(metrics, step))
 
+    def go_back(self) -> None:
+        """Lets metrics of steps that were told already be recorded again: the training repeats them with other values.
+
+        MLflow forgets nothing: it keeps both, and the later is the one that counts.
+        """
+        self._metrics.go_back()
+
     def log_image(self, image_rgb: np.ndarray, name: str) -> None:
         """Records an image (H, W, 3) uint8 RGB as `images/<name>.png`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, f"{name.removesuffix('.png')}.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.ascontiguousarray(image_rgb[..., ::-1]))
-            inside = Path("images", name).parent.as_posix()
-            self.log_artifact(path, inside)
+        image_bgr = np.array(image_rgb[..., ::-1], order="C")  # a copy: it is written later
+
+        def log() -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, f"{name.removesuffix('.png')}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), image_bgr)
+                _log_artifact(self._client, self.run_id, path, Path("images", name).parent.as_posix())
+
+        self._soon(f"the image {name}", log)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Records a file, or a folder with all in it, under `folder` of the run's artifacts."""
-        self._attempt(str(path), lambda: _log_artifact(self._client, self.run_id, path, folder))
+        """Records a file, or a folder with all in it, under `folder` of the run's artifacts.
+
+        It is read when its turn comes, at the run's end at the latest.
+        """
+        self._soon(str(path), lambda: _log_artifact(self._client, self.run_id, path, folder))
 
     def log_dataset(self, path: Path, *, name: str | None = None, context: str = "training") -> None:
         """Records a data folder as an input of this run; its digest is the hash DVC knows it by.
@@ -155,7 +173,7 @@ class TrainingRun:
             tag = InputTag("mlflow.data.context", context)
             self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
-        self._attempt(f"the dataset {path}", log)
+        self._soon(f"the dataset {path}", log)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Adds tags to the run."""
@@ -166,6 +184,10 @@ class TrainingRun:
         self._run_file = path
         where = {"run_id": self.run_id, "run_name": self.name, "experiment": self.experiment}
         write_json_atomic(path, {**where, "tracking_uri": store.without_password(store.tracking_uri())})
+
+    def _soon(self, what: str, action: Callable[[], None]) -> None:
+        """Has something attempted as soon as what was asked for before has been."""
+        self._errands.add(lambda: self._attempt(what, action))
 
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posefoundry.config import Register, Train
 from posefoundry.errors import PosefoundryError, StoppedError
-from posefoundry.files import read_json, sha256_of_file, write_json_atomic
-from posefoundry.processes import stop_on_signals
-from posefoundry.stages import STARTED_BY
+from posefoundry.files import read_json, sha256_of_file, sole_use, write_json_atomic
+from posefoundry.processes import GRACE_S, stop_on_signals
+from posefoundry.stages import STARTED_BY, stop_with_dvc
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
@@ -22,6 +22,9 @@ from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
+
+# A stage may still be saving when the next run of a killed DVC starts its own: so long that one waits.
+OUTLIVES_DVC_S = GRACE_S + 15
 
 
 def run(
@@ -37,6 +40,7 @@ def run(
 ) -> None:
     """Train a YOLO pose model; keep the best and the last weights, the log, and one MLflow run."""
     if settings.total_processes > 1 and "WORLD_SIZE" not in os.environ:
+        stop_with_dvc()
         _run_processes(settings)
         return
     if not read_json(data_checks).get("passed"):
@@ -51,6 +55,7 @@ def run(
     dataset_yaml, val_annotations = yolo / "dataset.yaml", raw / "annotations" / "val.json"
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
+        stop_with_dvc()
         group = stack.enter_context(join_process_group(settings.device))
         observers: list[Observer] = []
         log = FileLog(report)
@@ -64,6 +69,7 @@ def run(
         try:
             with watched(group, settings.stall_timeout_s, say_why_it_ends):
                 if group.is_main:
+                    stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
                     # What belongs there of an interrupted training, its checkpoint holds.
                     for emptied in (models, report):
                         shutil.rmtree(emptied, ignore_errors=True)
@@ -137,8 +143,15 @@ class _MlflowLog(Observer):
 
     def __init__(self, run: "TrainingRun") -> None:
         self.run = run
+        self._has_begun = False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back; at the start nothing is to be done: a training that was cut short repeats what it told."""
+        if self._has_begun:
+            self.run.go_back()
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
+        self._has_begun = True
         if step % self.SEND_STEPS_EVERY == 0:
             self.run.log_metrics({f"step_{name}": value for name, value in values.items()}, step=step)
 

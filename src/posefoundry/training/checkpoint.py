@@ -126,7 +126,11 @@ class CheckpointFolder:
         for sidecar in sidecars:
             if _step_of(sidecar) not in kept:
                 _drop(sidecar)
-                _drop(sidecar.with_suffix(".pt"))
+        # Also what a kill left half written, or without its sidecar.
+        left_over = [*self.path.glob(".step-*.partial"), *self.path.glob("step-*.pt")]
+        for path in left_over:
+            if path.name.startswith(".") or _step_of(path) not in kept:
+                _drop(path)
 
 
 class Checkpoints:

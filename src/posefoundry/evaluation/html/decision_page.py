@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
+from posefoundry.evaluation.comparison import CHANGED_IMAGES, LEAST_CHANGE
 from posefoundry.evaluation.html.pictures import by_image, load_photos, person
 from posefoundry.evaluation.html.rendering import measure, write_page
 from posefoundry.evaluation.html.sources import Folder, number
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
 
 PAGE = "index.html"
-MAX_IMAGES = 12  # of those that got better, and of those that got worse
 KINDS = {
     "floor": "reaches a floor",
     "no_regression": "no worse than production",
@@ -22,8 +22,8 @@ KINDS = {
     "data": "data are sound",
 }
 MODES = {
-    "reject_on_proven_regression": "The candidate is rejected where it is proven to be worse.",
-    "demand_non_inferiority": "The candidate passes only where it is proven not to be worse.",
+    "reject_on_proven_regression": "The candidate is rejected where it is proven to be worse than a rule allows.",
+    "demand_non_inferiority": "The candidate passes only where it is proven not to be worse than a rule allows.",
 }
 
 
@@ -69,6 +69,7 @@ def write_decision_page(
         power=_mapping(decision, "power"),
         compares="differences" in decision,
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
+        least_change=LEAST_CHANGE,
         numbers=_numbers(_mapping(decision, "candidate"), _mapping(decision, "production")),
         passports=_mapping(decision, "passports"),
         absent=source.why_absent,
@@ -212,10 +213,10 @@ def _changed(
     """Returns the images that got worse and better, each with what both models found and what is there."""
     names = {image["id"]: image["file_name"] for image in truth.images}
     groups = {
-        key: [row for row in _rows(listed, key) if row.get("image_id") in names][:MAX_IMAGES]
+        key: [row for row in _rows(listed, key) if row.get("image_id") in names][:CHANGED_IMAGES]
         for key in ("worse", "better")
     }
-    turns = [group[turn] for turn in range(MAX_IMAGES) for group in groups.values() if turn < len(group)]
+    turns = [group[turn] for turn in range(CHANGED_IMAGES) for group in groups.values() if turn < len(group)]
     photos = load_photos({row["image_id"]: images / names[row["image_id"]] for row in turns})
     shown = set(photos)
     seen = [d for d in candidate if (number(d.get("score")) or 0) >= SEEN_CONFIDENCE]
