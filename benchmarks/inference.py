@@ -8,7 +8,6 @@ to compute on photographs and may find a person more or less. All ways run in tu
 """
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import onnxruntime
 import torch
-from rich.console import Console
+from common import print_table, read_options
 from rich.table import Table
 
 from posefoundry.datasets.synthetic import draw_image
@@ -31,16 +30,10 @@ from posefoundry.skeleton import COCO_PERSON
 BATCH_SIZES = (1, 8)
 STAGES = ("preprocess", "inference", "postprocess")
 CONFIDENCE, NMS_IOU = 0.25, 0.7
-TABLE_WIDTH = 110  # where there is no terminal to ask
 
 
 def main() -> None:
-    options = {"weights": "", "images": "", "imgsz": "640", "threads": "0", "rounds": "3"}
-    for argument in sys.argv[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
-        options[key] = value
+    options = read_options({"weights": "", "images": "", "imgsz": "640", "threads": "0", "rounds": "3"})
     imgsz, threads = int(options["imgsz"]), int(options["threads"]) or len(os.sched_getaffinity(0))
     cv2.setNumThreads(threads)
     model, info = load_model(Path(options["weights"])) if options["weights"] else random_model(imgsz)
@@ -139,8 +132,7 @@ def show(best: dict[str, tuple[float, int, dict[str, float]]], *, title: str, n_
         shares = [(seconds - sum(stages.values())) / seconds, *(stages[stage] / seconds for stage in STAGES)]
         speeds = f"{n_images / seconds:.1f}", f"{plain_seconds / seconds:.2f}"
         table.add_row(name, *speeds, *(f"{share:.0%}" for share in shares), str(persons))
-    console = Console()
-    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

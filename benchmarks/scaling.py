@@ -15,14 +15,13 @@ import time
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from common import draw_people, print_table, read_options
 from rich.table import Table
 
-from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
+from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.inference.backends import cpu_name
 from posefoundry.models import build_model
-from posefoundry.stages import convert, ingest
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import join_process_group
 from posefoundry.training.launch import run_processes, threads_a_process
@@ -35,12 +34,7 @@ WARM_UP_STEPS = 2
 
 
 def main() -> None:
-    options = dict(OPTIONS)
-    for argument in sys.argv[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
-        options[key] = value
+    options = read_options(OPTIONS)
     n, batch, steps = (int(options[name]) for name in ("processes", "batch", "steps"))
     all_threads, share = threads_a_process(1), threads_a_process(n)
     ways = {
@@ -50,7 +44,7 @@ def main() -> None:
     }
     seconds = dict.fromkeys(ways, float("inf"))
     with tempfile.TemporaryDirectory() as folder:
-        draw_people(Path(folder), int(options["imgsz"]), n_images=batch * (WARM_UP_STEPS + steps))
+        draw_people(Path(folder), int(options["imgsz"]), train_images=batch * (WARM_UP_STEPS + steps))
         for _ in range(int(options["rounds"])):
             for name, (processes, threads) in ways.items():
                 settings = Train(
@@ -67,13 +61,6 @@ def main() -> None:
                 seconds[name] = min(seconds[name], run_way(Path(folder), settings, threads))
     title = f"{options['model']}, {options['imgsz']} px, batch {batch}, {cpu_name()}"
     show(seconds, n_images=batch * steps, title=title)
-
-
-def draw_people(folder: Path, imgsz: int, n_images: int) -> None:
-    size = SyntheticSource(image_size_px=imgsz, train_images=n_images, val_images=1, test_images=1)
-    ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
-    receipt, report = folder / "receipt.jsonl", folder / "convert.json"
-    convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
 
 
 def run_way(folder: Path, settings: Train, threads: int) -> float:
@@ -110,8 +97,7 @@ def show(seconds: dict[str, float], *, n_images: int, title: str) -> None:
     alone = next(iter(seconds.values()))
     for name, taken in seconds.items():
         table.add_row(name, f"{n_images / taken:.1f}", f"{alone / taken:.2f}")
-    console = Console()
-    (console if console.is_terminal else Console(width=100)).print(table)
+    print_table(table)
 
 
 if __name__ == "__main__":

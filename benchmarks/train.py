@@ -11,7 +11,6 @@ an epoch that ends with it, and the most memory that was taken; `workers` prepar
 """
 
 import resource
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from common import draw_people, print_table, read_options
 from rich.table import Table
 
-from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
+from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.inference.backends import cpu_name
 from posefoundry.models import ModelInfo, build_model
-from posefoundry.stages import convert, ingest
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
 from posefoundry.training.loader import training_loader
@@ -84,18 +82,13 @@ class Way:
 
 
 def main() -> None:
-    options = dict(OPTIONS)
-    for argument in sys.argv[1:]:
-        key, _, value = argument.partition("=")
-        if key not in options:
-            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
-        options[key] = value
+    options = read_options(OPTIONS)
     batch, steps, rounds = (int(options[name]) for name in ("batch", "steps", "rounds"))
     group = join_process_group("auto")
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
             settings = training_settings(options["model"], imgsz, batch, int(options["workers"]))
-            draw_people(Path(folder), imgsz, n_images=batch * steps)
+            draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES)
             ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
             if options["compile"] == "1":
                 ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
@@ -117,13 +110,6 @@ def training_settings(model: str, imgsz: int, batch: int, workers: int = 0) -> T
         loader_workers=workers,
         augment=Augment(mosaic_probability=0.0),
     )
-
-
-def draw_people(folder: Path, imgsz: int, n_images: int) -> None:
-    size = SyntheticSource(image_size_px=imgsz, train_images=n_images, val_images=VAL_IMAGES, test_images=1)
-    ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
-    receipt, report = folder / "receipt.jsonl", folder / "convert.json"
-    convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
 
 
 def new_trainer(folder: Path, settings: Train, group: ProcessGroup) -> Trainer:
@@ -263,8 +249,7 @@ def show(ways: list[Way], *, n_images: int, title: str, validation: float) -> No
         speeds = f"{n_images / way.seconds:.1f}", f"{ways[0].seconds / way.seconds:.2f}"
         shares = [way.shares[name] for name in SHARES]
         table.add_row(way.name, *speeds, *(f"{share:.0%}" for share in (*shares, 1 - sum(shares))))
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    print_table(table)
     images_per_second = n_images / ways[1].seconds
     share = 1 / (1 + TRAINED_PER_VALIDATED * validation / images_per_second)
     print(

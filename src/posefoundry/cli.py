@@ -48,7 +48,10 @@ TRAIN_KEYS = (
     "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
     "patience, freeze, freeze_batchnorm, resume, " + COMMON_KEYS
 )
-VAL_KEYS = "data, split, imgsz, batch, conf, iou, max_det, half, end2end, save_json, " + COMMON_KEYS
+VAL_KEYS = (
+    "data, split, imgsz, batch, conf, iou, max_det, half, end2end, tags, "
+    "pck_thresholds, pck_reference, save_json, " + COMMON_KEYS
+)
 PREDICT_KEYS = (
     "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
     "save_crop, show, " + COMMON_KEYS
@@ -212,6 +215,7 @@ def train(words: Words = None) -> None:
         "posefoundry val model=runs/pose/train/weights/best.safetensors",
         "posefoundry val model=yolo26n-pose.pt data=annotations/person_keypoints_val2017.json batch=8",
         "posefoundry val model=model.onnx data=people/dataset.yaml split=test save_json=True",
+        "posefoundry val model=best.safetensors tags=tags.csv save_json=True",
         "",
         "[bold]Keys[/]  model, " + VAL_KEYS,
     ),
@@ -219,6 +223,8 @@ def train(words: Words = None) -> None:
 def val(words: Words = None) -> None:
     """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=.
 
+    PCK, the mean error in pixels, what costs most AP and what is weakest follow.
+    tags= slices by a CSV's columns as well; save_json=True writes all tables.
     Without model=, the model in production is measured, else models/train/best.safetensors.
     """
     from posefoundry.commands import verbs
@@ -239,7 +245,9 @@ def val(words: Words = None) -> None:
         "      detections   a COCO results file: a list of objects with image_id,",
         "                   category_id, keypoints, score and, for box AP, bbox",
         "      json         write the figures there: oks_ap, oks_ap50, oks_ar_m, ...,",
-        "                   box_ap, ...; null where nobody of that kind is annotated",
+        "                   box_ap, ..., pck_0.1, mean_error_px, ..., null where there",
+        "                   is nobody to measure them on; with them errors, slices,",
+        "                   warnings, and in passport the rules and the files' hashes",
         "      sigmas       coco, flat (1/K), a file with a list under sigmas, or a",
         "                   list; by default those in the annotation file, else",
         "                   COCO's where the keypoints are COCO's 17",
@@ -255,6 +263,7 @@ def val(words: Words = None) -> None:
 def evaluate(words: Words = None) -> None:
     """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, to pycocotools' last digit.
 
+    PCK, the mean error in pixels and the kinds of error that cost most AP follow.
     Neither a model nor images are needed. What a file gets wrong is told by file and entry, and nothing is guessed.
     """
     from posefoundry.commands.evaluate import evaluate as judge
@@ -359,15 +368,22 @@ def import_weights(
     epilog=_lines(
         "[bold]Examples[/]",
         "posefoundry sigmas annotations=first.json second=second.json",
-        "posefoundry sigmas annotations=first.json second=second.json out=sigmas.yaml",
+        "posefoundry sigmas annotations=first.json second=second.json out=own.yaml",
+        "posefoundry evaluate annotations=gt.json detections=dt.json sigmas=own.yaml",
         "",
-        "[bold]Keys[/]  annotations, second (COCO files of two annotators), out (.yaml or .json), seed",
+        "[bold]Keys[/]  annotations  a COCO keypoint file, as one person annotated it",
+        "      second       the same images, as another person annotated them; some",
+        "                   hundred persons are needed, ten of each keypoint at least",
+        "      out          write them there, .yaml or .json: sigmas and kpt_names",
+        "                   as in a dataset.yaml, and what they were measured on",
+        "      seed         of the resamples behind the 95 % intervals; 0",
     ),
 )
 def sigmas(words: Words = None) -> None:
     """Measures the sigmas of a skeleton, which OKS scales by, on persons that two people annotated.
 
-    Persons are paired by image and box. What is left out, and why, stands below the table.
+    A sigma says how far people scatter on a keypoint; guesses flatter models.
+    Persons are paired by image and box. What is left out is told below the table.
     """
     from posefoundry.commands.sigmas import sigmas as estimate
 
@@ -382,15 +398,24 @@ def sigmas(words: Words = None) -> None:
         "posefoundry hard-examples count=100 out=round_2",
         "posefoundry hard-examples annotations=new.json images=photos/ detections=found.json",
         "",
-        "[bold]Keys[/]  count, out (a new folder), annotations, images, detections, production; by default what the",
-        "      pipeline left in data/raw and reports",
+        "[bold]Keys[/]  count        how many images at most; 50",
+        "      out          a new folder for pictures, pre-labels and reasons;",
+        "                   hard_examples",
+        "      annotations  a COCO keypoint file; by default the pipeline's test split.",
+        "                   An image without annotations is judged by confidence and",
+        "                   disagreement alone",
+        "      images       the folder of its pictures; needed with annotations",
+        "      detections   a COCO results file of these images; needed as well",
+        "      production   another one, of the model in production, to disagree with;",
+        "                   by default what the gate left",
     ),
 )
 def hard_examples(words: Words = None) -> None:
     """Exports the images most worth correcting, with predictions as pre-labels, for CVAT or Label Studio.
 
-    Worst OKS, persons nobody annotated, low confidence, disagreement with production; each image says why. Corrected
-    annotations go into data/corrections, and dvc repro takes them in.
+    Each says why: worst OKS, persons nobody annotated, low confidence, or another
+    opinion than production's. By default they are of the pipeline's test split.
+    Corrected annotations go into data/corrections, and dvc repro takes them in.
     """
     from posefoundry.commands.hard_examples import hard_examples as export_hard_examples
 

@@ -197,6 +197,10 @@ class Train(Section):
         return self.nodes * self.processes
 
 
+PckThresholds = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+PckReference = Literal["box", "torso"]
+
+
 class Evaluate(Section):
     """How the best weights are judged on the test split."""
 
@@ -205,8 +209,8 @@ class Evaluate(Section):
     max_detections: PositiveInt = 300
     batch_size: PositiveInt = 16
     overlay_images: NonNegativeInt = 8
-    pck_thresholds: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.05, 0.1, 0.2)
-    pck_reference: Literal["box", "torso"] = "box"
+    pck_thresholds: PckThresholds = (0.05, 0.1, 0.2)
+    pck_reference: PckReference = "box"
     pckh_threshold: PositiveFloat = 0.5
     crossed_slices: tuple[SliceName, ...] = ()
 

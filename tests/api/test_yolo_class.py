@@ -13,6 +13,7 @@ import yaml
 import posefoundry
 from posefoundry import YOLO
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
@@ -103,7 +104,7 @@ def test_train_keeps_what_val_and_a_later_session_need(workplace):
     assert read_json(best.with_suffix(".json"))["extra"]["data"] == str(workplace / "your-dataset.yaml")
     remembered = YOLO(best).val(verbose=False)
     assert remembered.pose.map == metrics.pose.map and remembered.box.map == metrics.box.map
-    assert remembered.passport["area_rule"].startswith("ground truth: 0.53 x area of the box")
+    assert remembered.passport["area_rule"] == AREA_RULES["box"]
     assert remembered.passport["input_size_px"] == 64
     assert set(remembered.speed) == {"preprocess", "inference", "postprocess"}
 
@@ -207,7 +208,12 @@ def test_perfect_and_absent_detections_bound_the_metrics(workplace, monkeypatch)
 def test_val_without_data_and_with_reports(workplace, checkpoints):
     with pytest.raises(PosefoundryError, match="val: expected data="):
         YOLO("yolov8n-pose.yaml").val()
-    metrics = YOLO("yolov8n-pose.pt").val(data="coco8-pose.yaml", imgsz=64, save_json=True, split="train")
+    (workplace / "tags.csv").write_text("file_name,site\n00.png,yard\n01.png,yard\n")
+    own = {"tags": "tags.csv", "pck_thresholds": [0.3], "pck_reference": "torso"}
+    metrics = YOLO("yolov8n-pose.pt").val(data="coco8-pose.yaml", imgsz=64, save_json=True, split="train", **own)
+    assert [row["images"] for row in metrics.slices if row["slice"] == "site=yard"] == [2]
+    assert [key for key in metrics.keypoints if key.startswith("pck_")] == ["pck_0.3"]
+    assert metrics.passport["pck_reference"] == "torso"
     assert metrics.save_dir == Path("runs/pose/val")
     assert read_json(metrics.save_dir / "metrics.json")["images"] == 4
     assert read_json(metrics.save_dir / "slices.json") == metrics.slices

@@ -185,6 +185,32 @@ def test_slices_and_tags(evaluate, tmp_path):
     )
 
 
+def test_exactness_and_kinds_of_error_are_told(evaluate, tmp_path):
+    # Two persons in boxes of 100 px, one of whom is missed. Of the other the first of two keypoints is 8 px off, good
+    # still: exp(-8^2 / (2 * 5000 * (2 * .1)^2)) = .852 is no less than .85. OKS .926: found at 9 of 10 thresholds.
+    content, _ = random_files(0, names=("tip", "tail"), n_images=2)
+    content["annotations"] = [
+        {"id": n, "image_id": image["id"], "category_id": 1, "bbox": [50, 50, 100, 100], "area": 5000.0, "iscrowd": 0,
+         "keypoints": [60, 60, 2, 140, 140, 2], "num_keypoints": 2}
+        for n, image in enumerate(content["images"], 1)
+    ]  # fmt: skip
+    found = {"image_id": content["images"][0]["id"], "category_id": 1, "score": 0.9, "bbox": [50, 50, 100, 100]}
+    write(tmp_path, content, [found | {"keypoints": [68, 60, 1, 140, 140, 1]}])
+    status, out, _ = evaluate(*FILES, "sigmas=[0.1, 0.1]", "slices=true", "json=out.json")
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert status == 0
+    assert [got[f"pck_{t}"] for t in ("0.05", "0.1", "0.2")] == [0.25, 0.5, 0.5]
+    assert (got["mean_error_px"], got["normalised_error"]) == pytest.approx((4.0, 0.04))
+    counts = {kind: n for kind, n in got["errors"]["counts"].items() if n}
+    assert counts == {"good": 2, "missed_person": 1}
+    assert got["oks_ap"] == pytest.approx(0.9 * 51 / 101)
+    assert got["errors"]["ap_lost"]["missed_person"] == pytest.approx(0.9 - 0.9 * 51 / 101)
+    assert got["slices"][0]["pck_0.1"] == 0.5
+    assert "PCK@0.05 0.250, PCK@0.1 0.500, PCK@0.2 0.500 of the box's longer side." in out
+    assert "Keypoints of persons found are 4.0 px off on average, 4.0% of that size." in out
+    assert "AP lost most to: missed person" in out
+
+
 def test_areas_are_refused_or_computed_by_the_rule_that_is_asked_for(evaluate, tmp_path):
     content, results = random_files(4)
     del content["annotations"][0]["area"]

@@ -117,7 +117,29 @@ def test_slices_are_what_pycocotools_finds_in_a_file_made_for_the_slice(arbiter,
         return whole | {"annotations": annotations, "images": images}, inside
 
     first_alone = unlabel(lambda v: np.arange(len(v)) == 0)
+
+    def of_class(category_id):
+        persons = [entry for entry in content["annotations"] if entry["category_id"] == category_id]
+        categories = [entry for entry in content["categories"] if entry["id"] == category_id]
+        found = [entry for entry in detections if entry["category_id"] == category_id]
+        return content | {"annotations": persons, "categories": categories}, found
+
+    def of_border(is_wanted):
+        """Others are ignored like persons without keypoints; their detections are too large for any area range."""
+        persons = content["annotations"]
+        persons = [entry if touches(entry) == is_wanted else entry | {"num_keypoints": 0} for entry in persons]
+        found = [entry if touches(entry) == is_wanted else entry | {"bbox": [0, 0, 1e6, 1e6]} for entry in detections]
+        return content | {"annotations": persons}, found
+
+    def touches(entry):
+        x, y, width, height = entry["bbox"]
+        return min(x, y) <= 1 or max(x + width, y + height) >= 120 - 1
+
+    names = {category["name"]: category["id"] for category in content["categories"]}
     cases = {
+        **{f"class={name}": of_class(category_id) for name, category_id in names.items()},
+        "truncation=truncated": of_border(True),
+        "truncation=whole": of_border(False),
         "keypoint=point_0": (first_alone, detections),
         "visibility=visible": (unlabel(lambda v: v == 2), detections),
         "visibility=occluded": (unlabel(lambda v: v == 1), detections),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from posefoundry.evaluation.oks import OKS_METRICS, evaluate_detections
+from posefoundry.evaluation.oks import OKS_METRICS, OksEvaluator
 from posefoundry.files import sha256_of_file
 from posefoundry.skeleton import COCO_SIGMAS
 
@@ -39,7 +39,7 @@ def detections() -> list[dict]:
 
 def test_the_figures_on_real_images_are_the_golden_ones(golden, detections):
     assert sha256_of_file(ANNOTATIONS) == golden["annotations_sha256"]
-    metrics = evaluate_detections(ANNOTATIONS, detections, sigmas=COCO_SIGMAS)
+    metrics = OksEvaluator(ANNOTATIONS, sigmas=COCO_SIGMAS).evaluate(detections)
     assert {key: metrics[key] for key in OKS_METRICS} == pytest.approx(golden["metrics"], abs=1e-9)
 
 

@@ -81,9 +81,9 @@ def split(tmp_path, person, coco):
     return SimpleNamespace(annotations=tmp_path / "test.json", images=tmp_path / "images")
 
 
-def judged(split, settings=SETTINGS, shift_px=None, **more):
+def judged(split, settings=SETTINGS, shift_px=None, origin=ORIGIN, **more):
     predictor = Clairvoyant(split.annotations, shift_px or {}, **more)
-    return judge(predictor, split.annotations, split.images, settings, origin=ORIGIN, progress=lambda done, of: None)
+    return judge(predictor, split.annotations, split.images, settings, origin=origin, progress=lambda done, of: None)
 
 
 def test_a_clairvoyant_scores_one_with_all_counts(split):
@@ -119,7 +119,8 @@ def test_numbers_of_other_settings_images_or_annotations_do_not_compare(split):
     content["annotations"][0]["area"] = 0  # another rule for one person is another annotation file, too
     split.annotations.write_text(json.dumps(content))
     assert first_difference(before, judged(split).passport) == "annotations_sha256"
-    assert judged(split).passport["area_rule"] == AREA_RULES["annotation_else_box"]
+    for origin in (ORIGIN, ORIGIN | {"area_rule": AREA_RULES["annotation"]}):
+        assert judged(split, origin=origin).passport["area_rule"] == AREA_RULES["annotation_else_box"]
 
 
 def test_the_software_that_ran_the_model_is_named(split):

@@ -18,10 +18,14 @@ from posefoundry.evaluation.oks import (
     BOX_METRICS,
     OKS_METRICS,
     OksEvaluator,
-    evaluate_detections,
+    average,
     to_coco_results,
 )
 from posefoundry.skeleton import COCO_SIGMAS
+
+
+def evaluate_detections(annotations, detections, sigmas):
+    return OksEvaluator(annotations, sigmas=sigmas).evaluate(detections)
 
 
 @pytest.fixture
@@ -114,6 +118,36 @@ def test_persons_without_keypoints_count_for_boxes_only(person, detection, coco)
     metrics = evaluate_detections(coco([seen, unlabelled]), [detection(seen)], sigmas=COCO_SIGMAS)
     assert metrics["oks_ap"] == pytest.approx(1.0)
     assert metrics["box_ap"] == pytest.approx(51 / 101)
+
+
+def test_those_at_the_border_are_judged_apart(person, detection, coco):
+    # Each slice ignores the other's person and what was found there: of two detections at the border before the one of
+    # the person cut by it both are wrong, and so is the one before the person who is whole.
+    cut, whole = person(1, 1, 0, 100, 50, 100), person(2, 1, 300, 100, 50, 100)
+    nobody = [person(0, 1, *xy, 50, 100) for xy in ((500, 100), (590, 100), (400, 379.5))]
+    scores = (0.97, 0.96, 0.95)
+    found = [detection(p, score) for p, score in zip(nobody, scores, strict=True)]
+    found += [detection(cut, 0.9), detection(whole, 0.8)]
+    evaluation = OksEvaluator(coco([cut, whole]), sigmas=COCO_SIGMAS).evaluate_in_detail(found)
+    slices = {name: evaluation.slices[f"truncation={name}"] for name in ("truncated", "whole")}
+    assert average(slices["truncated"]) == pytest.approx(1 / 3)
+    assert average(slices["whole"]) == pytest.approx(1 / 2)
+    assert [average(slices[name], recall=True) for name in slices] == pytest.approx([1.0, 1.0])
+    assert [int(slices[name][0].positives_of_image.sum()) for name in slices] == [1, 1]
+
+
+def test_a_class_is_judged_as_if_there_were_no_other(person, detection, coco):
+    player, referee = person(1, 1, 10, 10, 50, 100), person(2, 1, 200, 10, 50, 100) | {"category_id": 2}
+    content = coco([player, referee])
+    content["categories"] = [
+        content["categories"][0] | {"id": c, "name": n} for c, n in ((1, "player"), (2, "referee"))
+    ]
+    wrong = detection(player, 0.99, (300, 200)) | {"category_id": 2}
+    found = [detection(player, 0.9), detection(referee, 0.8), wrong]
+    slices = OksEvaluator(content, sigmas=COCO_SIGMAS).evaluate_in_detail(found).slices
+    assert average(slices["class=player"]) == pytest.approx(1.0)
+    assert average(slices["class=referee"]) == pytest.approx(1 / 2)
+    assert average(slices["all"]) == pytest.approx(3 / 4)
 
 
 def test_iscrowd_and_num_keypoints_may_be_missing(two_people, person, detection):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posefoundry.evaluation.oks import OksEvaluator, evaluate_detections
+from posefoundry.evaluation.oks import OksEvaluator
 from posefoundry.skeleton import COCO_SIGMAS
 
 NOBODY = [0] * 51
@@ -16,7 +16,7 @@ def judged(arbiter):
     """Judges, and sees to it that pycocotools finds the same."""
 
     def act(content, detections):
-        got = evaluate_detections(content, detections, sigmas=COCO_SIGMAS)
+        got = OksEvaluator(content, sigmas=COCO_SIGMAS).evaluate(detections)
         assert got == pytest.approx(arbiter(content, detections, COCO_SIGMAS)[0], abs=1e-9)
         return got
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from posefoundry.errors import PosefoundryError
-from posefoundry.evaluation.oks import evaluate_detections, to_coco_results
+from posefoundry.evaluation.oks import OksEvaluator, to_coco_results
 from posefoundry.files import read_json
 from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.images import read_image_bgr
@@ -168,7 +168,7 @@ def test_real_images_give_the_published_accuracy(coco_real, published_weights):
         for image, result in zip(images, results, strict=True)
         for entry in to_coco_results(result, image["id"], (1,))
     ]
-    metrics = evaluate_detections(subset, detections, sigmas=COCO_SIGMAS)
+    metrics = OksEvaluator(subset, sigmas=COCO_SIGMAS).evaluate(detections)
     assert metrics["oks_ap"] == pytest.approx(0.5237, abs=0.003)
     assert metrics["box_ap"] == pytest.approx(0.5103, abs=0.003)
     assert len(detections) == pytest.approx(907, abs=5)

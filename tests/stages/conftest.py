@@ -1,4 +1,4 @@
-"""What tests of the train stage share: its data, a project to run it in, and a training that nothing has disturbed."""
+"""What tests of stages share: a model that was never trained, data, a project, and a training nobody disturbed."""
 
 import os
 import shutil
@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from posefoundry.config import Convert, Ingest, SyntheticSource
+from posefoundry.models import ModelInfo, build_model
+from posefoundry.models.weights import save_weights
+from posefoundry.skeleton import COCO_PERSON, Skeleton
 from posefoundry.stages import convert, ingest
 
 # 16 images in batches of 4: 4 steps an epoch, 32 in all.
@@ -59,6 +63,28 @@ class TrainingProject:
         process = self.start(*command)
         told, _ = process.communicate(timeout=300)
         return process.returncode, told
+
+
+@pytest.fixture(scope="session")
+def make_weights() -> Callable[..., Path]:
+    """Writes weights of a small model that sees persons everywhere."""
+
+    def make(path: Path, *, seed: int = 0, image_size_px: int = 96, skeleton: Skeleton = COCO_PERSON) -> Path:
+        torch.manual_seed(seed)
+        kpt_shape = (skeleton.n_keypoints, 3)
+        model = build_model("yolov8n-pose", kpt_shape=kpt_shape)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if ".cv3." in name and name.endswith(".2.bias"):
+                    parameter.fill_(0.0)
+        info = ModelInfo(
+            architecture="yolov8n-pose", class_names=("person",), category_ids=(1,), kpt_shape=kpt_shape,
+            skeleton=skeleton, stride_px=32, image_size_px=image_size_px,
+        )  # fmt: skip
+        save_weights(path, model.state_dict(), info, {})
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="session")

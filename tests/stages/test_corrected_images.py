@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from posefoundry import cli
 from posefoundry.config import Evaluate, Gate, Ingest, NoRegression, Register, SyntheticSource
 from posefoundry.files import write_json_atomic
-from posefoundry.models import ModelInfo, build_model
-from posefoundry.models.weights import save_weights
 from posefoundry.registry.runs import TrainingRun
 from posefoundry.registry.versions import ProductionModel
-from posefoundry.skeleton import COCO_PERSON
 from posefoundry.stages import evaluate, gate, ingest
 
 PEOPLE = SyntheticSource(image_size_px=96, train_images=2, val_images=1, test_images=6, max_persons=2)
@@ -26,22 +22,6 @@ RULES = Gate(
     rules=(NoRegression(rule="no_regression", margin=0.5, slices=("all", "corrected")),), resamples=400,
     shown_slices=("size",),
 )  # fmt: skip
-
-
-def make_weights(path: Path, seed: int) -> Path:
-    """A small model that sees persons everywhere."""
-    torch.manual_seed(seed)
-    model = build_model("yolov8n-pose")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".cv3." in name and name.endswith(".2.bias"):
-                parameter.fill_(0.0)
-    info = ModelInfo(
-        architecture="yolov8n-pose", class_names=("person",), category_ids=(1,), kpt_shape=(17, 3),
-        skeleton=COCO_PERSON, stride_px=32, image_size_px=96,
-    )  # fmt: skip
-    save_weights(path, model.state_dict(), info, {})
-    return path
 
 
 def take_in_and_judge(project: Path, weights: Path) -> dict:
@@ -71,7 +51,7 @@ def corrected_in_cvat(exported: Path, target: Path) -> list[str]:
     return sorted(image["file_name"] for image in content["images"])
 
 
-def test_the_next_gate_tells_how_the_model_did_on_corrected_images(project, monkeypatch):
+def test_the_next_gate_tells_how_the_model_did_on_corrected_images(project, monkeypatch, make_weights):
     (project / "data" / "corrections").mkdir(parents=True)
     with TrainingRun.start("posefoundry", "train", {}) as run:
         run.write_run_file(project / "models" / "mlflow_run.json")

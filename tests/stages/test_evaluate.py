@@ -1,28 +1,26 @@
 """The evaluate stage on a small model and a few images: files, MLflow, and nothing half-written."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from posefoundry.config import Evaluate
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import write_json_atomic
-from posefoundry.models import ModelInfo, build_model
-from posefoundry.models.weights import save_weights
 from posefoundry.registry import store
 from posefoundry.registry.runs import TrainingRun
-from posefoundry.skeleton import COCO_PERSON, COCO_PERSON_CATEGORY
+from posefoundry.skeleton import COCO_PERSON_CATEGORY
 from posefoundry.stages import evaluate
 
 FEW = Evaluate(max_detections=20, overlay_images=2)
 
 
 @pytest.fixture
-def inputs(project: Path) -> dict[str, Path]:
+def inputs(project: Path, make_weights: Callable[..., Path]) -> dict[str, Path]:
     """Three test images, weights that see persons everywhere, and a training run."""
     raw, rng = project / "raw", np.random.default_rng(0)
     images = [{"id": i, "file_name": f"{i}.png", "width": 96, "height": 64} for i in (1, 2, 3)]
@@ -37,17 +35,7 @@ def inputs(project: Path) -> dict[str, Path]:
     content = {"images": images, "annotations": [person], "categories": [COCO_PERSON_CATEGORY]}
     write_json_atomic(raw / "annotations" / "test.json", content)
     (raw / "tags.csv").write_text("file_name,site\n1.png,yard\n2.png,gate\n3.png,\n")
-    torch.manual_seed(0)
-    model = build_model("yolov8n-pose")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".cv3." in name and name.endswith(".2.bias"):
-                parameter.fill_(0.0)
-    info = ModelInfo(
-        architecture="yolov8n-pose", class_names=("person",), category_ids=(1,), kpt_shape=(17, 3),
-        skeleton=COCO_PERSON, stride_px=32, image_size_px=96,
-    )  # fmt: skip
-    save_weights(project / "models" / "best.safetensors", model.state_dict(), info, {})
+    make_weights(project / "models" / "best.safetensors")
     with TrainingRun.start("posefoundry", "train", {}) as run:
         run.write_run_file(project / "models" / "mlflow_run.json")
     return {

@@ -4,13 +4,13 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from posefoundry.config import Evaluate, Floor, Gate, Improvement, NoRegression, Register
 from posefoundry.datasets.coco import load_coco_keypoints
@@ -18,8 +18,6 @@ from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.judge import evaluator_of, judge_weights
 from posefoundry.evaluation.passport import sha256_of_files
 from posefoundry.files import sha256_of_file, write_json_atomic
-from posefoundry.models import ModelInfo, build_model
-from posefoundry.models.weights import save_weights
 from posefoundry.registry import store
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
@@ -46,25 +44,8 @@ def no_loss(margin: float, *slices: str) -> NoRegression:
 LENIENT = rules(floor("box_ap", 0.0), no_loss(0.99))
 
 
-def make_weights(path: Path, *, seed: int = 0, image_size_px: int = 96, skeleton: Skeleton = COCO_PERSON) -> Path:
-    """A small model that sees persons everywhere."""
-    torch.manual_seed(seed)
-    kpt_shape = (skeleton.n_keypoints, 3)
-    model = build_model("yolov8n-pose", kpt_shape=kpt_shape)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".cv3." in name and name.endswith(".2.bias"):
-                parameter.fill_(0.0)
-    info = ModelInfo(
-        architecture="yolov8n-pose", class_names=("person",), category_ids=(1,), kpt_shape=kpt_shape,
-        skeleton=skeleton, stride_px=32, image_size_px=image_size_px,
-    )  # fmt: skip
-    save_weights(path, model.state_dict(), info, {})
-    return path
-
-
 @pytest.fixture
-def inputs(project: Path) -> dict[str, Path]:
+def inputs(project: Path, make_weights: Callable[..., Path]) -> dict[str, Path]:
     """A candidate, evaluated on test images of one person each, and its training run."""
     raw = project / "raw"
     (raw / "images" / "test").mkdir(parents=True)
@@ -159,7 +140,7 @@ def test_the_candidate_that_is_in_production_is_not_judged_twice(inputs, in_prod
     assert decision["production"] == decision["candidate"]
 
 
-def test_another_model_in_production_is_judged_on_the_same_images(inputs, in_production, project):
+def test_another_model_in_production_is_judged_on_the_same_images(inputs, in_production, project, make_weights):
     weights = make_weights(project / "old" / "best.safetensors", seed=1, image_size_px=64)
     in_production(weights)
     decision = run_gate(inputs)
@@ -206,7 +187,7 @@ def shaken(content: dict, seed: int) -> list[dict]:
 
 
 @pytest.fixture
-def production_finds(in_production, project, monkeypatch):
+def production_finds(in_production, project, monkeypatch, make_weights):
     """Lets version 3 in production find what a test wants it to find, in the images it is shown."""
 
     def put(detections: list[dict]) -> None:
@@ -382,7 +363,9 @@ def test_more_slices_than_the_resamples_can_tell_apart_are_an_error(inputs, prod
     assert not isinstance(error.value, RejectedError)
 
 
-def test_a_slice_that_is_not_there_is_an_error_before_anything_is_judged(inputs, in_production, project, monkeypatch):
+def test_a_slice_that_is_not_there_is_an_error_before_anything_is_judged(
+    inputs, in_production, project, monkeypatch, make_weights
+):
     in_production(make_weights(project / "old" / "best.safetensors", seed=1))
     monkeypatch.setattr(gate, "judge_weights", lambda *a, **k: pytest.fail("judged"))
     with pytest.raises(PosefoundryError, match="left_wirst") as error:
@@ -398,14 +381,14 @@ def test_the_same_seed_gives_the_same_decision(inputs, production_finds):
     assert first["differences"] != run_gate(inputs, rules(no_loss(0.99), seed=1))["differences"]
 
 
-def test_production_with_other_keypoints_rejects(inputs, in_production, project):
+def test_production_with_other_keypoints_rejects(inputs, in_production, project, make_weights):
     in_production(make_weights(project / "old" / "best.safetensors", skeleton=Skeleton.from_names(["a", "b"])))
     decision, message = rejection(inputs)
     assert "Version 3 in production could not be compared: The model's keypoints are 2 (a, b)" in message
     assert decision["production_version"] == "3"
 
 
-def test_production_that_cannot_be_loaded_rejects(inputs, in_production, project):
+def test_production_that_cannot_be_loaded_rejects(inputs, in_production, project, make_weights):
     weights = make_weights(project / "old" / "best.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])
     in_production(weights)
@@ -415,7 +398,7 @@ def test_production_that_cannot_be_loaded_rejects(inputs, in_production, project
     assert decision["production_version"] == "3" and decision["differences"] == []
 
 
-def test_a_changed_skeleton_can_be_waived_and_is_told(inputs, in_production, project):
+def test_a_changed_skeleton_can_be_waived_and_is_told(inputs, in_production, project, make_weights):
     in_production(make_weights(project / "old" / "best.safetensors", skeleton=Skeleton.from_names(["a", "b"])))
     decision = run_gate(inputs, rules(floor("box_ap", 0.0), no_loss(0.0), incomparable_production="waive"))
     assert decision["production_version"] == "3" and decision["power"] is None
@@ -423,7 +406,7 @@ def test_a_changed_skeleton_can_be_waived_and_is_told(inputs, in_production, pro
     assert "The model's keypoints are 2 (a, b)" in decision["rules"][1]["sentence"]
 
 
-def test_test_images_without_anybody_prove_nothing(inputs, in_production, project):
+def test_test_images_without_anybody_prove_nothing(inputs, in_production, project, make_weights):
     content = annotated(inputs) | {"annotations": []}
     write_json_atomic(inputs["raw"] / "annotations" / "test.json", content)
     weights, images = project / "models" / "best.safetensors", inputs["raw"] / "images" / "test"
@@ -439,7 +422,7 @@ def test_test_images_without_anybody_prove_nothing(inputs, in_production, projec
 
 
 @pytest.mark.parametrize("field", ["confidence", "images_sha256"])
-def test_numbers_that_were_measured_otherwise_reject_by_the_field(inputs, in_production, project, field):
+def test_numbers_that_were_measured_otherwise_reject_by_the_field(inputs, in_production, project, field, make_weights):
     in_production(make_weights(project / "old" / "best.safetensors", seed=1))
     judged_by = JUDGED_BY
     if field == "confidence":

@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from posefoundry.config import ArtifactFloor, Evaluate, LatencyBudget, Parity, Release, SizeBudget
 from posefoundry.errors import PosefoundryError, RejectedError
@@ -16,11 +16,10 @@ from posefoundry.evaluation.gate import Shipped, decide_release
 from posefoundry.evaluation.judge import judge_weights
 from posefoundry.export.onnx import export_onnx
 from posefoundry.files import sha256_of_file, write_json_atomic
-from posefoundry.models import ModelInfo, build_model, load_model
-from posefoundry.models.weights import save_weights
+from posefoundry.models import load_model
 from posefoundry.registry import store
 from posefoundry.registry.runs import TrainingRun
-from posefoundry.skeleton import COCO_PERSON, COCO_PERSON_CATEGORY
+from posefoundry.skeleton import COCO_PERSON_CATEGORY
 from posefoundry.stages import release
 
 JUDGED_BY = Evaluate(max_detections=20)
@@ -87,20 +86,10 @@ def test_nothing_exported_is_no_release():
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory, make_weights: Callable[..., Path]) -> Path:
     """A small model that sees persons everywhere: best.safetensors, and model.onnx made of it."""
     folder = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(0)
-    model = build_model("yolov8n-pose")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".cv3." in name and name.endswith(".2.bias"):
-                parameter.fill_(0.0)
-    info = ModelInfo(
-        architecture="yolov8n-pose", class_names=("person",), category_ids=(1,), kpt_shape=(17, 3),
-        skeleton=COCO_PERSON, stride_px=32, image_size_px=96,
-    )  # fmt: skip
-    save_weights(folder / "best.safetensors", model.state_dict(), info, {})
+    make_weights(folder / "best.safetensors")
     (folder / "export").mkdir()
     model, info = load_model(folder / "best.safetensors")
     digest = sha256_of_file(folder / "best.safetensors")

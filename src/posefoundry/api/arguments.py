@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from posefoundry.config import Section, Train, describe_validation_error
+from posefoundry.config import Evaluate, PckReference, PckThresholds, Section, Train, describe_validation_error
 from posefoundry.errors import PosefoundryError
 
 Arguments = TypeVar("Arguments", bound="VerbArguments")
@@ -163,6 +163,9 @@ class ValArguments(VerbArguments):
         split: `train`, `val` or `test`.
         imgsz: Long side of the model's input; by default what the model was trained at.
         end2end: Of YOLO26, False measures the one-to-many head with NMS; by default as the weights say.
+        tags: A CSV file with a column `file_name` and a column a tag, by which to slice as well.
+        pck_thresholds: Parts of a person's size within which a keypoint is right for PCK.
+        pck_reference: What PCK takes for a person's size: the longer side of its `box`, or its `torso`.
         save_json: Writes metrics.json, detections.json (COCO results) and tables by slice, image, kind of error, score
             and class into the results' folder.
     """
@@ -176,6 +179,9 @@ class ValArguments(VerbArguments):
     max_det: Annotated[int, Field(ge=1)] = 300
     half: bool = False
     end2end: bool | None = None
+    tags: Path | None = None
+    pck_thresholds: PckThresholds = Evaluate().pck_thresholds
+    pck_reference: PckReference = Evaluate().pck_reference
     save_json: bool = False
 
 

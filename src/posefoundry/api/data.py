@@ -10,10 +10,10 @@ import yaml
 from posefoundry import datasets
 from posefoundry.datasets.coco import load_coco_keypoints, set_faults_aside, write_coco_keypoints
 from posefoundry.datasets.convert import CocoFile, convert_coco_files
-from posefoundry.datasets.truth import AREA_RULE, coco_from_labels
+from posefoundry.datasets.truth import coco_from_labels
 from posefoundry.datasets.yolo import SPLITS, DatasetSpec, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
-from posefoundry.evaluation.passport import AREA_RULE as COCO_AREA_RULE
+from posefoundry.evaluation.ground_truth import AREA_RULES
 
 DATASETS_VARIABLE = "POSEFOUNDRY_DATASETS"
 CATALOG = Path(datasets.__file__).parent / "catalog"
@@ -50,13 +50,13 @@ class Data:
         """
         if split in self.coco:
             file = self.coco[split]
-            return Truth(annotations=file.annotations, images=file.images, area_rule=COCO_AREA_RULE)
+            return Truth(annotations=file.annotations, images=file.images, area_rule=AREA_RULES["annotation"])
         if self.spec is None:
             raise PosefoundryError(f"{self.name}: expected a COCO file of the split {split!r} beside it, found none.")
         content = coco_from_labels(self.spec, split)
         path = scratch / f"{split}.json"
         write_coco_keypoints(path, content)
-        return Truth(annotations=path, images=self.spec.splits[split], area_rule=AREA_RULE)
+        return Truth(annotations=path, images=self.spec.splits[split], area_rule=AREA_RULES["box"])
 
     def for_training(self, scratch: Path) -> tuple[Path, Path]:
         """Returns a dataset.yaml with labels to learn from, and the COCO truth of its val split.

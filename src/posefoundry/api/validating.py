@@ -15,6 +15,7 @@ from posefoundry.evaluation.judge import judge
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.report import write_tables
 from posefoundry.files import sha256_of_file
+from posefoundry.inference.backends import runtime_of
 from posefoundry.inference.predictor import Predictor
 from posefoundry.inference.results import PoseResult
 
@@ -29,8 +30,9 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         raise PosefoundryError("val: expected data=, because these weights do not tell what they were trained on.")
     data = open_data(arguments.data or str(remembered))
     settings = Evaluate(
-        confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch
-    )
+        confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch,
+        pck_thresholds=arguments.pck_thresholds, pck_reference=arguments.pck_reference,
+    )  # fmt: skip
     predictor = _Timed(
         yolo.predictor(
             arguments.device,
@@ -47,7 +49,9 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         truth = data.truth(arguments.split, scratch)
         progress = stack.enter_context(progress_bar("val") if arguments.verbose else nullcontext())
         origin = {**_origin(yolo, arguments.half), "data": data.name, "area_rule": truth.area_rule}
-        judgement = judge(predictor, truth.annotations, truth.images, settings, origin=origin, progress=progress)
+        judgement = judge(
+            predictor, truth.annotations, truth.images, settings, origin=origin, tags=arguments.tags, progress=progress
+        )
     metrics = pose_metrics(judgement, yolo.names, yolo.details.category_ids, predictor.mean_speed_ms())
     if arguments.save_json:
         folder = results_folder(arguments, "val")
@@ -83,7 +87,7 @@ class _Timed(Predictor):
 
 def _origin(yolo: "YOLO", half: bool) -> dict[str, str]:
     path = yolo._opened.path
-    runtime = {".onnx": "onnxruntime", ".engine": "tensorrt"}.get(path.suffix if path else "", "pytorch")
+    runtime = runtime_of(path)
     precision = "as exported" if runtime != "pytorch" else "float16" if half else "float32"
     weights = {"weights_sha256": sha256_of_file(path)} if path and path.is_file() else {}
     return {**weights, "runtime": runtime, "precision": precision}

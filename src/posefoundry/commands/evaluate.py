@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from posefoundry.commands.words import arguments_of, refuse_others, required
+from posefoundry.config import Evaluate
 from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation import passport
+from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule, read_detections, require_coco_form
 from posefoundry.evaluation.matching import match_persons
 from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator
+from posefoundry.evaluation.pck import place, placement_figures
 from posefoundry.evaluation.sigma_choice import choose_sigmas
 from posefoundry.evaluation.slice_table import slice_rows
-from posefoundry.evaluation.slices import tag_columns
+from posefoundry.evaluation.slices import ALL, tag_columns
+from posefoundry.evaluation.summary import summary
 from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
 
@@ -52,7 +56,12 @@ def evaluate(words: list[str]) -> None:
     results = read_json(detections)
     found = read_detections(results, evaluator.truth, str(detections))
     evaluation = evaluator.evaluate_arrays(found)
-    slices = slice_rows(evaluation) if with_slices else None
+    settings = Evaluate()
+    placement = place(evaluation, evaluator.keypoint_names, settings.pck_reference)
+    everybody = evaluation.slicer.population(ALL)
+    metrics = evaluation.metrics | placement_figures(placement, everybody, evaluator.truth.image, settings)
+    errors = diagnose(evaluation, evaluator.keypoint_names)
+    slices = slice_rows(evaluation, placement, settings) if with_slices else None
     warnings = _warnings(evaluator, evaluation, results)
 
     counts = {
@@ -62,16 +71,20 @@ def evaluate(words: list[str]) -> None:
         "images_with_detections": len(set(found.image.tolist())),
     }
     _print_figures(evaluation.metrics, counts, found.have_boxes)
+    print()
+    for line in summary(metrics, slices or [], errors, settings.pck_reference):
+        print(f"{line[0].upper()}{line[1:]}.")
     if slices:
         _print_slices(slices)
-    print(f"Area: {AREA_RULES[area_rule]}.")
+    print(f"\nArea: {AREA_RULES[area_rule]}.")
     print(f"Sigmas: {sigmas.origin}.")
     for sentence in warnings:
         print(f"Warning: {sentence}")
     if out:
         report = {
-            **evaluation.metrics,
+            **metrics,
             **counts,
+            "errors": errors,
             **({"slices": slices} if slices is not None else {}),
             "warnings": warnings,
             "passport": {
@@ -80,6 +93,7 @@ def evaluate(words: list[str]) -> None:
                 "area_rule": AREA_RULES[area_rule],
                 "areas_from_box": evaluator.truth.areas_from_box,
                 "sigmas": list(sigmas.values),
+                "pck_reference": settings.pck_reference,
                 "max_poses_per_image": MAX_POSES_PER_IMAGE,
                 "max_boxes_per_image": MAX_BOXES_PER_IMAGE,
                 "versions": passport.software_versions(),
@@ -179,7 +193,6 @@ def _print_slices(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         figures = "".join(f"{_figure(row[key]):>9}" for key in SLICE_FIGURES)
         print(f"{row['slice']:{width}}{row['images']:9,}{row['persons']:9,}{figures}")
-    print()
 
 
 def _figure(value: float | None) -> str:

@@ -6,11 +6,7 @@ from pathlib import Path
 from posefoundry.datasets.coco import CocoKeypoints
 from posefoundry.datasets.yolo import DatasetSpec, Labels, image_files, label_path_of, read_labels
 from posefoundry.errors import PosefoundryError
-
-# YOLO labels have no mask, whose area COCO scales OKS by. The field takes this share of the box instead; on COCO's own
-# persons masks fill about half of their boxes.
-AREA_PER_BOX_AREA = 0.53
-AREA_RULE = f"ground truth: {AREA_PER_BOX_AREA} x area of the box, for want of masks; detections: area of the box"
+from posefoundry.skeleton import AREA_PER_BOX_AREA
 
 
 def coco_from_labels(spec: DatasetSpec, split: str) -> CocoKeypoints:
@@ -28,7 +24,7 @@ def coco_from_labels(spec: DatasetSpec, split: str) -> CocoKeypoints:
     paths = image_files(where)
     if not paths:
         raise PosefoundryError(f"{where}: expected images of the {split} split, found none.")
-    content = CocoKeypoints(images=[], annotations=[], categories=_categories(spec), info={"area_rule": AREA_RULE})
+    content = CocoKeypoints(images=[], annotations=[], categories=_categories(spec))
     for image_id, path in enumerate(paths, start=1):
         width, height = _image_size_wh(path)
         name = path.relative_to(where).as_posix() if where.is_dir() else str(path.absolute())

@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from posefoundry.evaluation.fast_oks import SliceMatches, average_precision
+from posefoundry.evaluation.fast_oks import (
+    RECALLS,
+    THRESHOLD_OF_AP,
+    SliceMatches,
+    average_precision,
+    mean_over_thresholds,
+)
 
-RECALLS = np.linspace(0, 1, 101)  # pycocotools: Params.recThrs, of which some are a bit above i / 100
 MAX_BLOCKS = 256
 CHUNK = 500  # resamples at a time, so that a chunk's counts stay near the processor; results don't depend on threads
-
-# Of the ten thresholds from .50 to .95.
-THRESHOLDS_OF_METRIC = {"oks_ap": slice(None), "oks_ap50": slice(0, 1), "oks_ap75": slice(5, 6)}
 
 Classes = Sequence[SliceMatches]
 
@@ -55,9 +57,11 @@ class Resampled:
 
     def of(self, metric: str) -> "Difference":
         """Returns what becomes of `oks_ap` (mean over the thresholds), `oks_ap50` or `oks_ap75`."""
-        chosen = THRESHOLDS_OF_METRIC[metric]
-        candidate, production = float(self.candidate[chosen].mean()), float(self.production[chosen].mean())
-        return Difference(candidate, production, candidate - production, self.differences[:, chosen].mean(axis=1))
+        candidate, production, differences = (
+            mean_over_thresholds(values, THRESHOLD_OF_AP[metric])
+            for values in (self.candidate, self.production, self.differences)
+        )
+        return Difference(float(candidate), float(production), float(candidate - production), differences)
 
 
 @dataclass(frozen=True)

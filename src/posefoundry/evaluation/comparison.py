@@ -7,6 +7,7 @@ import numpy as np
 
 from posefoundry.config import Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled, resample_differences
+from posefoundry.evaluation.fast_oks import THRESHOLD_OF_AP
 from posefoundry.evaluation.intervals import confidence_interval, holm, p_value_two_sided
 from posefoundry.evaluation.matching import image_scores, match_persons
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
@@ -16,9 +17,6 @@ from posefoundry.evaluation.slices import Slicer
 CHANGED_IMAGES = 12  # shown of each, those that got better and those that got worse
 MAX_SHOWN_VALUES = 20  # of a tag that is shown unasked
 LEAST_CHANGE = 0.05  # of an image's mean OKS; less is no change that anybody would see
-
-# AP of a slice at one threshold or, None, over all.
-THRESHOLD = {"oks_ap": None, "oks_ap50": 0.5, "oks_ap75": 0.75}
 
 
 def named_slices(slicer: Slicer, settings: Gate, tags: Mapping[str, Sequence[str | None]]) -> dict[str, list[str]]:
@@ -59,7 +57,7 @@ def slice_metrics(evaluation: Evaluation, names: Sequence[str]) -> dict[str, dic
     if not names:
         return {}
     matches = evaluation.slicer.matches(evaluation.found, evaluation.similarity, names)
-    return {name: {metric: average(matches[name], at) for metric, at in THRESHOLD.items()} for name in names}
+    return {name: {metric: average(matches[name], at) for metric, at in THRESHOLD_OF_AP.items()} for name in names}
 
 
 def compare(

@@ -15,7 +15,9 @@ from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
 # As in pycocotools' Params, to the last bit.
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)  # some are a bit above i / 100
+# Where each AP is taken; None is the mean over all thresholds.
+THRESHOLD_OF_AP: dict[str, float | None] = {"oks_ap": None, "oks_ap50": 0.5, "oks_ap75": 0.75}
 MAX_POSES_PER_IMAGE = 20  # pycocotools: Params.setKpParams
 MAX_BOXES_PER_IMAGE = 100  # pycocotools: Params.setDetParams
 
@@ -146,6 +148,11 @@ def over_classes(values: Sequence[np.ndarray]) -> np.ndarray:
     """Averages over the classes that have somebody to find, as pycocotools does; NaN if none has."""
     known = [value for value in values if not np.isnan(value).any()]
     return np.mean(known, axis=0) if known else np.full_like(values[0], np.nan) if len(values) else np.array(np.nan)
+
+
+def mean_over_thresholds(values: np.ndarray, at: float | None = None) -> np.ndarray:
+    """Returns the mean of (..., T) values over all thresholds, or those at one."""
+    return (values if at is None else values[..., np.isclose(THRESHOLDS, at)]).mean(axis=-1)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from posefoundry.errors import PosefoundryError
+from posefoundry.skeleton import AREA_PER_BOX_AREA
 
 AreaRule = Literal["annotation", "annotation_else_box", "box"]
-# On COCO's own persons the mask fills about half of the box. The field takes this share where there are no masks.
-AREA_PER_BOX_AREA = 0.53
 AREA_RULES: dict[AreaRule, str] = {
     "annotation": "ground truth: area of the annotation; detections: area of the box",
     "annotation_else_box": f"ground truth: area of the annotation, {AREA_PER_BOX_AREA} x area of the box where it has "

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+from posefoundry.evaluation.matching import FOUND_OKS, SEEN_CONFIDENCE
 from posefoundry.evaluation.oks import Evaluation
-from posefoundry.evaluation.pck import FOUND_OKS, Placement
+from posefoundry.evaluation.pck import Placement
 
 
 def image_rows(

@@ -21,6 +21,7 @@ from posefoundry.evaluation.slices import ALL, tag_columns
 from posefoundry.evaluation.summary import summary
 from posefoundry.evaluation.warnings import flat_sigma_warning
 from posefoundry.files import sha256_of_file
+from posefoundry.inference.backends import runtime_of
 from posefoundry.inference.predictor import Predictor
 
 # Ingest keeps persons of area 0, and one of them should not keep all others from being judged.
@@ -159,11 +160,11 @@ def judge(
     ]
     passport = {
         **conditions_of_test(annotations, list(paths.values()), settings, truth.skeleton.sigmas),
-        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "model": info.architecture,
         "head": "several boxes a person, thinned out by NMS" if info.needs_nms else "one box a person",
         "input_size_px": predictor.image_size_px,
         **origin,
+        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "device": predictor.backend.device_name,
         "versions": software_versions(*SOFTWARE_OF_RUNTIME.get(origin.get("runtime", ""), ())),
     }
@@ -191,9 +192,8 @@ def evaluator_of(
 
 def _runtime(weights: Path) -> dict[str, str]:
     """Returns what runs a model file; weights are run in float32, an exported model in the precision it has."""
-    exported = {".onnx": "onnxruntime", ".engine": "tensorrt"}
-    runtime = exported.get(weights.suffix, "pytorch")
-    return {"runtime": runtime, "precision": "as exported" if weights.suffix in exported else "float32"}
+    runtime = runtime_of(weights)
+    return {"runtime": runtime, "precision": "float32" if runtime == "pytorch" else "as exported"}
 
 
 def _enumerated(names: tuple[str, ...]) -> str:

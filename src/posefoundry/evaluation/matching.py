@@ -12,6 +12,7 @@ import numpy as np
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 
 SEEN_CONFIDENCE = 0.25  # the Predictor's default
+FOUND_OKS = 0.5  # from which a person counts as found
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def image_scores(matches: list[Match]) -> dict[int, float]:
 
 def keypoint_errors(matches: list[Match], sigmas: np.ndarray) -> KeypointErrors:
     """Measures each keypoint over the persons that were found, those with OKS >= .50."""
-    found = [(m.annotation, m.detection, m.area_px2) for m in matches if m.detection and m.oks >= 0.5]
+    found = [(m.annotation, m.detection, m.area_px2) for m in matches if m.detection and m.oks >= FOUND_OKS]
     # (N, K, 3) keypoints, (N, 1) areas, (N, K) flags
     truth = np.array([a["keypoints"] for a, _, _ in found], np.float64).reshape(-1, len(sigmas), 3)
     guess = np.array([d["keypoints"] for _, d, _ in found], np.float64).reshape(-1, len(sigmas), 3)

@@ -79,13 +79,6 @@ def to_coco_results(result: "PoseResult", image_id: int, category_ids: Sequence[
     ]
 
 
-def evaluate_detections(
-    annotations: Path | dict[str, Any], detections: list[dict[str, Any]], *, sigmas: Sequence[float]
-) -> Metrics:
-    """Evaluates detections once; `OksEvaluator` does it many times on the same ground truth."""
-    return OksEvaluator(annotations, sigmas=sigmas).evaluate(detections)
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """How good detections are, and all that can be asked about it.
@@ -229,9 +222,8 @@ def average(matches: Sequence[SliceMatches], threshold: float | None = None, *, 
 
 
 def _mean(values: np.ndarray, threshold: float | None) -> float | None:
-    if threshold is not None:
-        values = values[np.isclose(THRESHOLDS, threshold)]
-    return None if np.isnan(values).any() else float(values.mean())
+    mean = float(fast_oks.mean_over_thresholds(values, threshold))
+    return None if np.isnan(mean) else mean
 
 
 def _oks_metrics(matches: Slices) -> Metrics:

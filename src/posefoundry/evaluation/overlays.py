@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match, image_scores
+from posefoundry.evaluation.matching import FOUND_OKS, SEEN_CONFIDENCE, Match, image_scores
 from posefoundry.inference.drawing import draw_poses
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.results import PoseResult
@@ -97,7 +97,7 @@ def _overlay(
     gap = np.full((image.shape[0], GAP_PX, 3), PAPER, np.uint8)
     panels = np.hstack((truth, gap, prediction))
     caption = np.full((CAPTION_PX, panels.shape[1], 3), PAPER, np.uint8)
-    found = sum(match.oks >= 0.5 for match in matches)
+    found = sum(match.oks >= FOUND_OKS for match in matches)
     numbers = f"mean OKS {score:.2f}; {found} of {len(matches)} found (OKS .50)"
     _write(caption, title, (8, 22), 0.55, INK)
     _write(caption, numbers, (image.shape[1] + GAP_PX + 8, 22), 0.55, INK)

@@ -13,7 +13,6 @@ from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_I
 from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import sha256_of_file
 
-AREA_RULE = AREA_RULES["annotation"]
 SOFTWARE = ("posefoundry", "torch", "numpy", "opencv-python-headless", "pycocotools")
 
 # Of `SOFTWARE` too where it is what runs the model.
@@ -44,7 +43,7 @@ def conditions_of_test(
         "images": len(images),
         "images_sha256": sha256_of_files(images),
         "annotations_sha256": sha256_of_file(annotations),
-        "area_rule": AREA_RULE,
+        "area_rule": AREA_RULES["annotation"],
         "sigmas": [float(sigma) for sigma in sigmas],
         "max_poses_per_image": MAX_POSES_PER_IMAGE,
         "max_boxes_per_image": MAX_BOXES_PER_IMAGE,

@@ -20,11 +20,10 @@ import numpy as np
 from posefoundry.config import Evaluate
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import GroundTruth
-from posefoundry.evaluation.matching import partners
+from posefoundry.evaluation.matching import FOUND_OKS, partners
 from posefoundry.evaluation.oks import Evaluation, Metrics
 from posefoundry.evaluation.slices import Population
 
-FOUND_OKS = 0.5
 HEAD_TOP_NAMES = ("head_top", "top_head", "headtop", "top_of_head")
 NECK_NAMES = ("neck", "upper_neck", "head_bottom")
 TORSO_DIAGONALS = (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip"))

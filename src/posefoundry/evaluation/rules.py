@@ -19,6 +19,7 @@ from posefoundry.evaluation.intervals import (
     resamples_needed,
 )
 from posefoundry.evaluation.power import visible_drop
+from posefoundry.evaluation.slices import ALL
 from posefoundry.evaluation.wording import digits_of, interval_in_words, title, where
 
 # Two sums of the same numbers in another order differ by less; no decision should hang on that.
@@ -28,7 +29,7 @@ TOLERANCE = 1e-9
 # interval still held the truth in 94.5 % of simulated sets.
 MIN_IMAGES = 20
 
-WHOLE = "all"  # the slice of everybody
+WHOLE = ALL  # the slice of everybody
 
 Test = Callable[[np.ndarray, float, int], float]
 

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posefoundry.evaluation.matching import Match
+from posefoundry.evaluation.matching import FOUND_OKS, Match
 
 # When a flat default hides something: the median keypoint is off by more than this part of the person's scale (the
 # root of its area; COCO's annotators agree on eyes to .025 and on hips to .107), and by more than a rounding error.
 HIGH_AP = 0.5
 LARGE_ERROR_OF_SCALE = 0.03
 LARGE_ERROR_PX = 2.0
-FOUND_OKS = 0.5
 
 
 def flat_sigma_warning(sigmas: Sequence[float], oks_ap: float | None, matches: list[Match]) -> str | None:

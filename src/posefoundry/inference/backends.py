@@ -17,6 +17,8 @@ from posefoundry.files import read_json
 from posefoundry.models import ModelInfo, PoseModel, load_model, needs_nms
 from posefoundry.models.weights import CHECKPOINT_SUFFIXES
 
+RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}  # by an exported model's suffix
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TENSORRT_PLAN_TAG = b"ftrt"  # how every serialised engine begins: 0x74727466, little-endian
 MIN_TENSORRT_MAJOR = 10
@@ -192,6 +194,11 @@ class TensorRtBackend:
             return decoded.cpu().numpy()
 
 
+def runtime_of(path: Path | None) -> str:
+    """Returns what runs a model file: that of `RUNTIMES`, or `pytorch` for weights and a model without a file."""
+    return RUNTIMES.get(path.suffix, "pytorch") if path else "pytorch"
+
+
 def load_backend(
     path: Path, device: str = "auto", threads: int = 0, precision: str = "float32", end2end: bool | None = None
 ) -> Backend:
@@ -216,7 +223,7 @@ def load_backend(
         case ".safetensors" | ".pt" | ".pth":
             model, info = load_model(path, end2end=end2end)
             return TorchBackend(model, info, device=device, precision=precision, threads=threads)
-    known = (".safetensors", *CHECKPOINT_SUFFIXES, ".onnx", ".engine")
+    known = (".safetensors", *CHECKPOINT_SUFFIXES, *RUNTIMES)
     raise PosefoundryError(f"{path}: expected a model file ({', '.join(known)}), got {path.name!r}.")
 
 

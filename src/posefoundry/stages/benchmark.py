@@ -17,7 +17,7 @@ from posefoundry.datasets.yolo import image_files
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.passport import software_versions
 from posefoundry.files import write_json_atomic, write_text_atomic
-from posefoundry.inference.backends import TorchBackend, cpu_name
+from posefoundry.inference.backends import RUNTIMES, TorchBackend, cpu_name
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.latency import STAGES, Latency, measure_latency
 from posefoundry.inference.letterbox import input_size_hw
@@ -27,7 +27,6 @@ from posefoundry.stages.runner import run_as_command
 from posefoundry.training.loop import uses_bf16
 
 REFERENCE = "pytorch-float32"
-RUNTIMES = {".onnx": "onnxruntime", ".engine": "tensorrt"}  # by the artifact's suffix
 MAX_IMAGES = 64
 TABLE_WIDTH = 116  # where there is no terminal to ask
 

@@ -11,8 +11,8 @@ from posefoundry.evaluation.judge import judge_weights
 from posefoundry.evaluation.passport import first_difference
 from posefoundry.evaluation.progress import progress_bar
 from posefoundry.files import atomic_directory, sha256_of_file, write_json_atomic
+from posefoundry.inference.backends import RUNTIMES
 from posefoundry.registry.runs import log_to_run
-from posefoundry.stages.benchmark import RUNTIMES
 from posefoundry.stages.evaluate import SPLIT
 from posefoundry.stages.gate import print_decision, read_object, reasons
 from posefoundry.stages.runner import run_as_command

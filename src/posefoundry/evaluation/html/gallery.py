@@ -11,6 +11,7 @@ from posefoundry.evaluation.html.pictures import Photo, by_image, error_lines, l
 from posefoundry.evaluation.html.rendering import decimal
 from posefoundry.evaluation.html.sources import number, whole
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+from posefoundry.evaluation.slices import AREA_RANGES
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -21,7 +22,7 @@ PER_FACET_VALUE, MAX_PER_GROUP = 2, 24
 MAX_FACET_VALUES = 12  # a tag with more is a name rather than a kind
 MAX_PERSONS_DRAWN = 40
 MIN_LABELLED_BOX = 40  # units of the picture: in a crowd, words would hide what they speak of
-SMALL_PX2, MEDIUM_PX2 = 32**2, 96**2  # COCO's bounds of size, cocodataset.org/#detection-eval
+SMALL_PX2, MEDIUM_PX2 = AREA_RANGES["medium"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+"""What the benchmarks share: their options, people to learn from, how a table is printed."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from posefoundry.config import Convert, Ingest, SyntheticSource
+from posefoundry.stages import convert, ingest
+
+
+def read_options(defaults: dict[str, str]) -> dict[str, str]:
+    """Returns the defaults, changed by what `key=value` on the command line says."""
+    options = dict(defaults)
+    for argument in sys.argv[1:]:
+        key, _, value = argument.partition("=")
+        if key not in options:
+            sys.exit(f"Expected {', '.join(f'{name}=...' for name in options)}, got {argument!r}.")
+        options[key] = value
+    return options
+
+
+def draw_people(folder: Path, imgsz: int, *, train_images: int, val_images: int = 1) -> None:
+    """Writes raw/ and yolo/."""
+    size = SyntheticSource(image_size_px=imgsz, train_images=train_images, val_images=val_images, test_images=1)
+    ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
+    receipt, report = folder / "receipt.jsonl", folder / "convert.json"
+    convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table in its full width, also where there is no terminal to ask."""
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
