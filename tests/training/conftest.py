@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from posefoundry.config import Augment, Convert, Ingest, SyntheticSource, Train
 from posefoundry.stages import convert, ingest
 from posefoundry.training.distributed import ProcessGroup
+
+Learn = Callable[[int, dict[str, dict[str, Any]]], dict[str, dict[str, list]]]
 
 SIDE_PX = 64
 BARE = Augment(
@@ -57,35 +60,28 @@ def settings() -> Train:
     )
 
 
-OF_JOBS = {"image_size_px": 64, "batch_size": 6, "device": "cpu", "precision": "float32"}
-# 24 images, batch 6: 4 steps an epoch, 52 in 13 epochs. Batch statistics differ between halves of a batch by nature, so
-# BatchNorm's are frozen; everything else must be the same mathematics.
-LONG = {"epochs": 13, "warmup_epochs": 1, "freeze_batchnorm": True, "validate_every_epochs": 13, "optimizer": "sgd"}
-JOBS = {
-    "yolov8n-pose": OF_JOBS | LONG | {"model": "yolov8n-pose", "learning_rate": 0.002},
-    "yolo26n-pose": OF_JOBS | LONG | {"model": "yolo26n-pose", "learning_rate": 0.002},
-    "short": OF_JOBS | {"epochs": 1, "warmup_epochs": 0},
-}
+@pytest.fixture(scope="session")
+def small_job() -> dict[str, Any]:
+    """Settings of a short training by `learn`: 4 steps."""
+    return {
+        "image_size_px": 64, "batch_size": 6, "device": "cpu", "precision": "float32", "epochs": 1, "warmup_epochs": 0,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def jobs() -> dict[str, dict[str, Any]]:
-    """Settings of the trainings in `learnt`, by name."""
-    return JOBS
+def learn(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Learn:
+    """Trains, under torchrun over so many processes, named jobs; returns each step's losses and what was judged."""
 
-
-@pytest.fixture(scope="session")
-def learnt(people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, list]]]:
-    """Each step's losses of each job, and what was judged, by number of processes, under torchrun."""
-    folder, found = tmp_path_factory.mktemp("learnt"), {}
-    for processes in (1, 2):
-        given, out = folder / f"jobs_{processes}.json", folder / f"out_{processes}.json"
-        given.write_text(json.dumps({name: job | {"processes": processes} for name, job in JOBS.items()}))
+    def learn(processes: int, jobs: dict[str, dict[str, Any]]) -> dict[str, dict[str, list]]:
+        folder = tmp_path_factory.mktemp("learnt")
+        given, out = folder / "jobs.json", folder / "out.json"
+        given.write_text(json.dumps({name: job | {"processes": processes} for name, job in jobs.items()}))
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         arguments = [str(Path(__file__).with_name("train_steps.py")), str(people / "yolo/dataset.yaml"), given, out]
         subprocess.run([*launcher, *arguments], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=900)
-        found[processes] = json.loads(out.read_text())
-    return found
+        return json.loads(out.read_text())
+
+    return learn
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import torch
 
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.inference.images import read_image_bgr
 from posefoundry.models.weights import load_model
-from posefoundry.training import checkpoint, session
+from posefoundry.training import checkpoint, session, validation
 from posefoundry.training.checkpoint import (
     CheckpointFolder,
     Checkpoints,
@@ -112,6 +113,30 @@ def test_the_same_training_gives_the_same_weights(
     for name in ("best", "last"):
         assert weights(tmp_path, name) == weights(uninterrupted, name)
     assert columns(tmp_path / "steps.csv", *TIMES) == columns(uninterrupted / "steps.csv", *TIMES)
+
+
+def test_a_compiled_training_leaves_what_a_plain_one_leaves(
+    people: Path, same: Train, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The names of weights and the way back from a checkpoint are what matters, not the code that a compiler makes.
+    compiled, compile_ = [], torch.compile
+
+    def capture(module: torch.nn.Module) -> object:
+        compiled.append(module)
+        return compile_(module, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", capture)
+    settings = same.model_copy(update={"compile": True})
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(4))
+    run(people, tmp_path, settings)
+    assert len(compiled) == 2
+    for name in ("best", "last"):
+        assert weights(tmp_path, name) == weights(uninterrupted, name)
+    model, _ = load_model(tmp_path / "weights" / "last.safetensors")
+    state = CheckpointFolder(tmp_path / "checkpoints" / "this", 2).read_newest()
+    assert state is not None
+    assert set(state["shared"]["trainer"]["model"]) == set(model.state_dict())
 
 
 def test_last_few_and_best_are_kept_with_a_readable_sidecar(uninterrupted: Path) -> None:
@@ -258,12 +283,18 @@ def test_each_process_goes_on_drawing_as_if_uninterrupted(
     assert draw() == own
 
 
-def test_training_ends_when_validation_no_longer_improves(people: Path, settings: Train, tmp_path: Path) -> None:
+def test_training_ends_when_validation_no_longer_improves(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(validation, "read_image_bgr", lambda path: read.append(path.name) or read_image_bgr(path))
     # A model that has learnt for a few steps finds nobody: no validation after the first is better.
     patient = settings.model_copy(update={"epochs": 9, "validate_every_epochs": 1, "early_stop_epochs": 2})
     best = run(people, tmp_path, patient)
     assert best.epoch == 1
     assert [row["epoch"] for row in columns(tmp_path / "results.csv")] == ["1", "2", "3"]
+    val = [path.name for path in (people / "yolo" / "images" / "val").iterdir()]
+    assert sorted(read) == sorted(2 * val), "once to judge them, however often, and once to draw on them"
 
 
 def test_frozen_layers_stay(people: Path, settings: Train, tmp_path: Path) -> None:

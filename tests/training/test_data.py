@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,8 +163,16 @@ def test_a_batch_of_another_size_shows_the_same_persons_larger(people: Path, set
         usual, larger = images[0, n], images[0, n, 96]
         np.testing.assert_allclose(larger.boxes_xyxy, usual.boxes_xyxy * 1.5, atol=0.01)
         np.testing.assert_allclose(larger.keypoints_xyv[..., :2], usual.keypoints_xyv[..., :2] * 1.5, atol=0.01)
-    sizes = {batch.images.shape[-1] for batch in training_loader(images, several, 0, torch.device("cpu"))}
-    assert sizes <= {32, 64, 96}
+    loader = training_loader(images, several, 0, torch.device("cpu"))
+    sampler: Any = loader.batch_sampler
+    sizes = set()
+    for sampler.epoch in range(3):
+        for items, batch in zip(sampler, loader, strict=True):
+            size_hw = batch.images.shape[-2:]
+            assert {images[item].image_rgb_chw.shape[-2:] for item in items} == {size_hw}
+            sizes.add(size_hw)
+    assert len(sizes) > 1
+    assert sizes <= {(32, 32), (64, 64), (96, 96)}
 
 
 def test_collate_pads_persons_and_marks_them(people: Path, settings: Train) -> None:

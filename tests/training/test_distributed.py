@@ -1,5 +1,8 @@
 """Two processes learn what one learns: torchrun and gloo against a single process, step by step."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,21 @@ from posefoundry.models import build_model
 from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 
 Learnt = dict[int, dict[str, dict[str, list]]]
+Learn = Callable[[int, dict[str, dict[str, Any]]], dict[str, dict[str, list]]]
+
+# 24 images, batch 6: 4 steps an epoch, 52 in 13 epochs. Batch statistics differ between halves of a batch by nature, so
+# BatchNorm's are frozen; everything else must be the same mathematics.
+LONG = {
+    "epochs": 13, "warmup_epochs": 1, "freeze_batchnorm": True, "validate_every_epochs": 13, "optimizer": "sgd",
+    "learning_rate": 0.002,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def learnt(learn: Learn, small_job: dict[str, Any]) -> Learnt:
+    """What was learnt by one process and by two, by the jobs' names."""
+    jobs = {model: small_job | LONG | {"model": model} for model in ("yolov8n-pose", "yolo26n-pose")}
+    return {1: learn(1, jobs), 2: learn(2, jobs | {"short": small_job})}
 
 
 @pytest.mark.slow

@@ -53,9 +53,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch, is_spoilt: Callable[[int], bool]) -> 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", clip_or_spoil)
 
 
-def steps_and_skipped(folder: Path) -> list[tuple[int, int]]:
+def columns_of_steps(folder: Path, *names: str) -> list[tuple[str, ...]]:
     header, *rows = (line.split(",") for line in (folder / "steps.csv").read_text().splitlines())
-    return [(int(row[0]), int(row[header.index("skipped")])) for row in rows]
+    return [tuple(row[header.index(name)] for name in names) for row in rows]
+
+
+def steps_and_skipped(folder: Path) -> list[tuple[int, int]]:
+    return [(int(step), int(skipped)) for step, skipped in columns_of_steps(folder, "step", "skipped")]
 
 
 def test_a_broken_step_changes_nothing(
@@ -97,6 +101,16 @@ def test_many_in_a_row_lead_back_to_the_checkpoint_at_a_lower_rate(
     state = CheckpointFolder(tmp_path / "kept", 2).read_newest()
     assert state is not None
     assert state["shared"]["trainer"]["rescue"]["returns"] == 1
+
+    # Interrupted after it went back, it goes on at that rate and with the same idea of a usual gradient.
+    steps = columns_of_steps(tmp_path, "lr", "loss_total", "gradient_norm")
+    (tmp_path / "kept" / "step-000000012.json").unlink()
+    again = trainer_with_log(people, tmp_path, settings)
+    assert again.checkpoints.restore()
+    assert (again.step, again.rescue.learning_rate_scale, again.rescue.returns) == (9, 0.5, 1)
+    again.train(lambda _: {}, lambda *_: None)
+    assert columns_of_steps(tmp_path, "lr", "loss_total", "gradient_norm") == steps
+    assert float(again.guard.usual_norm) == float(trainer.guard.usual_norm)
 
 
 def test_when_that_fails_too_it_ends_and_names_the_images(

@@ -46,9 +46,9 @@ def test_workers_change_nothing(people: Path, settings: Train) -> None:
         for name in ("images", "class_ids", "boxes_xyxy", "keypoints_xyv", "is_person"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
     # What the workers decoded is here too, though this process decoded nothing.
-    kept = [index for index in range(len(images)) if images._cache.get(index) is not None]
+    kept = [index for index in range(len(images)) if images.cache.get(index) is not None]
     assert kept == list(range(len(images)))
-    assert (images._cache.get(5) == images_alone._cache.get(5)).all()
+    assert (images.cache.get(5) == images_alone.cache.get(5)).all()
     assert workers
 
 

@@ -5,12 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+Learn = Callable[[int, dict[str, dict[str, Any]]], dict[str, dict[str, list]]]
 HERE = Path(__file__).parent
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
 PORT = 29631
@@ -61,10 +62,10 @@ def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
 
 @pytest.mark.slow
 def test_two_hosts_learn_what_two_processes_learn(
-    hosts: tuple[str, str], people: Path, tmp_path: Path, learnt: dict[int, dict], jobs: dict[str, dict[str, Any]]
+    hosts: tuple[str, str], people: Path, tmp_path: Path, learn: Learn, small_job: dict[str, Any]
 ) -> None:
     script, dataset, given = str(HERE / "train_steps.py"), str(people / "yolo/dataset.yaml"), tmp_path / "jobs.json"
-    settings = jobs["short"] | {"processes": 1, "nodes": 2}
+    settings = small_job | {"processes": 1, "nodes": 2}
     given.write_text(json.dumps({"short": settings}))
     outs = [tmp_path / name for name in ("a.json", "b.json")]
     results = end(*(
@@ -74,7 +75,7 @@ def test_two_hosts_learn_what_two_processes_learn(
     assert [status for status, _ in results] == [0, 0], results
     steps = json.loads(outs[1].read_text())["short"]["steps"]
     assert len(steps) == 4
-    assert steps == learnt[2]["short"]["steps"]
+    assert steps == learn(2, {"short": small_job})["short"]["steps"]
     assert not outs[0].exists(), "only the host that the rendezvous names writes"
 
 

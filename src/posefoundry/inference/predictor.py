@@ -21,11 +21,23 @@ MAX_WAITING_BATCHES = 8
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    index: int
-    image: np.ndarray
+class FittedImage:
+    """An image as the model takes it: all that is needed of it from batch to result."""
+
+    image_bgr: np.ndarray  # (H, W, 3) uint8, letterboxed
     box: Letterbox
     path: Path | None
+
+    @classmethod
+    def fit(cls, image_bgr: np.ndarray, image_size_px: int, stride_px: int, path: Path | None) -> Self:
+        """Letterboxes a BGR image (H, W, 3) of uint8 into the smallest input; `path` is where it was read from."""
+        return cls(*letterbox(image_bgr, input_size_hw(image_bgr.shape[:2], image_size_px, stride_px)), path)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    index: int
+    fitted: FittedImage
     preprocess_ms: float
 
 
@@ -80,7 +92,7 @@ class Predictor:
 
     def predict(
         self,
-        images: Sequence[np.ndarray | Path],
+        images: Sequence[np.ndarray | Path | FittedImage],
         *,
         batch_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
@@ -91,7 +103,7 @@ class Predictor:
         some batches are in memory at a time.
 
         Args:
-            images: BGR uint8 arrays (H, W, 3), or paths.
+            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, in order.
             batch_size: Images a forward pass.
             progress: Called with the number of images done and of all, after each batch.
 
@@ -138,21 +150,24 @@ class Predictor:
             for rows, box, path in zip(detections, letterboxes, paths or [None] * len(letterboxes), strict=True)
         ]
 
+    def _fit(self, image_bgr: np.ndarray, path: Path | None) -> FittedImage:
+        return FittedImage.fit(image_bgr, self.image_size_px, self.backend.info.stride_px, path)
+
     def _input_size_hw(self, image_bgr: np.ndarray) -> tuple[int, int]:
         return input_size_hw(image_bgr.shape[:2], self.image_size_px, self.backend.info.stride_px)
 
-    def _batches(self, images: Sequence[np.ndarray | Path], batch_size: int) -> Iterator[list[_Waiting]]:
+    def _batches(self, images: Sequence[np.ndarray | Path | FittedImage], batch_size: int) -> Iterator[list[_Waiting]]:
         """Yields batches of images with one input shape."""
         groups: dict[tuple[int, int], list[_Waiting]] = {}
         for index, image in enumerate(images):
             path = image if isinstance(image, Path) else None
-            image_bgr = read_image_bgr(path) if path else _checked(image, index)
+            given = read_image_bgr(path) if path else image
             start = time.perf_counter()
-            size_hw = self._input_size_hw(image_bgr)
-            fitted, box = letterbox(image_bgr, size_hw)
+            fitted = given if isinstance(given, FittedImage) else self._fit(_checked(given, index), path)
             elapsed_ms = 1000 * (time.perf_counter() - start)
+            size_hw = (fitted.image_bgr.shape[0], fitted.image_bgr.shape[1])
             group = groups.setdefault(size_hw, [])
-            group.append(_Waiting(index, fitted, box, path, elapsed_ms))
+            group.append(_Waiting(index, fitted, elapsed_ms))
             if len(group) == batch_size:
                 yield groups.pop(size_hw)
             elif sum(map(len, groups.values())) >= MAX_WAITING_BATCHES * batch_size:
@@ -161,11 +176,11 @@ class Predictor:
 
     def _run(self, batch: list[_Waiting]) -> list[PoseResult]:
         start = time.perf_counter()
-        pixels = _to_batch([waiting.image for waiting in batch])
+        pixels = _to_batch([waiting.fitted.image_bgr for waiting in batch])
         ready = time.perf_counter()
         decoded = self.infer(pixels)
         inferred = time.perf_counter()
-        results = self.postprocess(decoded, [w.box for w in batch], [w.path for w in batch])
+        results = self.postprocess(decoded, [w.fitted.box for w in batch], [w.fitted.path for w in batch])
         done = time.perf_counter()
         share = 1000 / len(batch)
         times = {"inference": share * (inferred - ready), "postprocess": share * (done - inferred)}

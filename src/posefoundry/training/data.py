@@ -40,9 +40,14 @@ class TrainingImages(Dataset[Sample]):
     """The train split of a YOLO pose dataset, resized so that the long side is the training size.
 
     Items are addressed by epoch, index and side, so that a worker process knows which augmentation is due.
+
+    Args:
+        spec: The dataset.
+        settings: Section `train` of the parameters.
+        n_more: Further images that others keep in `cache`, within the same bound; their numbers follow those of these.
     """
 
-    def __init__(self, spec: DatasetSpec, settings: Train) -> None:
+    def __init__(self, spec: DatasetSpec, settings: Train, n_more: int = 0) -> None:
         folder = spec.splits["train"]
         self.paths = image_files(folder)
         if not self.paths:
@@ -53,8 +58,8 @@ class TrainingImages(Dataset[Sample]):
             read_labels(label_path_of(path), kpt_shape=spec.kpt_shape, n_classes=len(spec.class_names))
             for path in self.paths
         ]
-        self._cache = ImageCache(
-            len(self),
+        self.cache = ImageCache(
+            len(self) + n_more,
             settings.image_size_px,
             limit_bytes=settings.image_cache_gib * 2**30 / settings.processes,
             folder=settings.image_cache_folder,
@@ -113,10 +118,10 @@ class TrainingImages(Dataset[Sample]):
 
     def scene(self, index: int) -> Scene:
         """Returns an image at the training size, not augmented, with its persons in pixels."""
-        image = self._cache.get(index)
+        image = self.cache.get(index)
         if image is None:
             image = self._read_resized(index)
-            self._cache.put(index, image)
+            self.cache.put(index, image)
         labels = self.labels[index]
         height, width = image.shape[:2]
         centre_xy = labels.boxes_cxcywhn[:, :2] * (width, height)

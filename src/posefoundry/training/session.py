@@ -91,12 +91,13 @@ def train_model(
         )
     model = _initial_model(settings, spec, group)
     info = _info(settings, spec, model)
-    images = TrainingImages(spec, settings)
     criterion = build_criterion(model, spec.skeleton, settings, group.sum, spec.class_names)
     precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
     validator = Validator(
         val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
     )
+    images = TrainingImages(spec, settings, n_more=len(validator.images))
+    validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)
     trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
     best = BestSoFar()

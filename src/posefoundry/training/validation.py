@@ -1,5 +1,6 @@
 """Judging a model in training: OKS AP on the val split, by the predictor and evaluator that judge all else."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from posefoundry.evaluation.oks import OksEvaluator, to_coco_results
 from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.drawing import draw_poses
 from posefoundry.inference.images import read_image_bgr
-from posefoundry.inference.predictor import Predictor
+from posefoundry.inference.letterbox import Letterbox
+from posefoundry.inference.predictor import FittedImage, Predictor
 from posefoundry.models import ModelInfo, PoseModel
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.image_cache import ImageCache
 
 # The field's thresholds for computing AP: nearly everything is kept, and the score decides the order.
 CONFIDENCE = 0.001
@@ -19,6 +22,43 @@ NMS_IOU = 0.7
 MAX_DETECTIONS = 300
 PICTURE_CONFIDENCE = 0.25
 N_PICTURES = 8
+
+
+class ValImages(Sequence[FittedImage]):
+    """Images as the model takes them, read from their files each time, or once where `keep_in` finds them room.
+
+    Args:
+        paths: Where they are read from.
+        info: Says how large the model's input is.
+    """
+
+    def __init__(self, paths: Sequence[Path], info: ModelInfo) -> None:
+        self._paths, self._info = paths, info
+        self._cache: ImageCache | None = None
+        self._first_number = 0
+        self._letterboxes: dict[int, Letterbox] = {}
+
+    def keep_in(self, cache: ImageCache, first_number: int) -> None:
+        """Keeps them, letterboxed, in a cache, as its images `first_number` and on."""
+        self._cache, self._first_number = cache, first_number
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> FittedImage:  # type: ignore[override]  # no slices
+        path, number = self._paths[index], self._first_number + index
+        if self._cache is None:
+            return self._read(path)
+        image_bgr = self._cache.get(number)
+        if image_bgr is not None:
+            return FittedImage(image_bgr, self._letterboxes[index], path)
+        fitted = self._read(path)
+        self._letterboxes[index] = fitted.box
+        self._cache.put(number, fitted.image_bgr)
+        return fitted
+
+    def _read(self, path: Path) -> FittedImage:
+        return FittedImage.fit(read_image_bgr(path), self._info.image_size_px, self._info.stride_px, path)
 
 
 class Validator:
@@ -47,17 +87,19 @@ class Validator:
         self.evaluator = OksEvaluator(annotations, sigmas=info.skeleton.sigmas, area_rule="annotation_else_box")
         self.images_folder, self.info, self.group = images_folder, info, group
         self.batch_size, self.precision = batch_size, precision
+        self.shard = self.evaluator.images[group.rank :: group.n_processes]
+        self.images = ValImages([images_folder / image["file_name"] for image in self.shard], info)
 
     def __call__(self, model: PoseModel) -> dict[str, float | None]:
         """Returns OKS and box metrics of the model; other processes than the main one get an empty dict."""
-        shard = self.evaluator.images[self.group.rank :: self.group.n_processes]
         predictor = self._predictor(model, CONFIDENCE)
-        paths = [self.images_folder / image["file_name"] for image in shard]
         results = predictor.predict(
-            paths, batch_size=self.batch_size, progress=lambda done, of_all: self.group.progress.beat()
+            self.images,
+            batch_size=self.batch_size,
+            progress=lambda done, of_all: self.group.progress.beat(),
         )
         detections: list[dict[str, Any]] = []
-        for image, result in zip(shard, results, strict=True):
+        for image, result in zip(self.shard, results, strict=True):
             detections += to_coco_results(result, image["id"], self.info.category_ids)
         detections = self.group.gather(detections)
         return self.evaluator.evaluate(detections) if self.group.is_main else {}
