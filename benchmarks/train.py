@@ -6,8 +6,8 @@
 Drawn people; loader, forward, loss, backward, optimiser and moving average included. The plain loop is what one would
 write first: the same model, loss and augmentation in float32, images read from their files, the default memory format,
 AdamW and moving average one tensor at a time. All ways run in turn in one process; the fastest round of each counts.
-Then how many images a second are judged and what that takes of
-an epoch that ends with it, and the most memory that was taken; `workers` prepare batches beside ours.
+Then how many images a second are judged and what that takes of an epoch that ends with it, and the most memory that was
+taken; `workers` prepare batches beside ours.
 """
 
 import resource
