@@ -99,7 +99,7 @@ def _prepare_data(recipe: Recipe, folder: Path) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Trains, or goes on with a training of the same recipe that was cut short."""
-    from posefoundry.training.batch_size import with_batch_that_fits
+    from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.checkpoint import CheckpointFolder
     from posefoundry.training.distributed import join_process_group
     from posefoundry.training.identity import digest, identity_of_training
@@ -116,9 +116,10 @@ def _train(recipe: Recipe, folder: Path) -> None:
         join_process_group(recipe.train.device) as group,
         training_progress() as progress,
     ):
-        settings = with_batch_that_fits(recipe.train, group, dataset_yaml)
+        settings = recipe.train
         identity = identity_of_training(settings, dataset_yaml=dataset_yaml, val_annotations=val_annotations)
         checkpoints = CheckpointFolder(folder / "checkpoints" / digest(identity), settings.keep_checkpoints, identity)
+        settings = with_batch_that_fits(with_batch_so_far(settings, checkpoints, group), group, dataset_yaml)
         train_model(
             settings,
             dataset_yaml=dataset_yaml,
