@@ -67,7 +67,7 @@ class CocoSource(Section):
     root: Path = Path("data/source")
     annotations: str = "annotations/person_keypoints_{split}2017.json"
     images: str = "{split}2017"
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
     @model_validator(mode="after")
     def _templates_name_the_split(self) -> Self:

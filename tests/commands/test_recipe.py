@@ -83,6 +83,24 @@ def test_a_recipe_that_was_stopped_goes_on(kitchen, stopped, capsys):
     assert not list((kitchen / "stopped/tiny/checkpoints").glob("*/*"))
 
 
+def test_a_split_without_images_is_told_before_the_training(kitchen, monkeypatch):
+    """What the recipe learns from is here the source of another: all of its images, and none to test on."""
+    monkeypatch.chdir(kitchen)
+    source = "{root: cooked/tiny/data/raw, annotations: 'annotations/{split}.json', images: 'images/{split}', "
+    files = kitchen / "cooked/tiny/data/raw/annotations"
+    (files / "test.json").rename(files / "kept_aside.json")
+    words = ["tiny", "out=untested", "ingest.source=coco", f"ingest.coco={source}test_fraction: 0.0}}"]
+    try:
+        with pytest.raises(PosefoundryError, match="test is the split to judge on and has no images"):
+            recipe(words)
+        recipe([*words, "split=val"])
+    finally:
+        (files / "kept_aside.json").rename(files / "test.json")
+    result = json.loads((kitchen / "untested/tiny/result.json").read_text())
+    assert result["recipe"]["split"] == "val"
+    assert len(list((kitchen / "untested/tiny/data/yolo/images/train").iterdir())) == 8
+
+
 def test_start_is_the_measure_of_fine_tuning(kitchen, monkeypatch, capsys):
     monkeypatch.chdir(kitchen)
     start = kitchen / "cooked/tiny/weights/best.safetensors"

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posefoundry.commands.words import arguments_of
+from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.files import write_json_atomic
 from posefoundry.processes import stop_on_signals
@@ -58,6 +59,7 @@ def _cook(name: str, recipe: Recipe, folder: Path) -> list[str]:
     """Makes the data, trains, judges; prints a table and returns what fell short."""
     print(f"{name}: {recipe.description}")
     _prepare_data(recipe, folder)
+    _require_images(recipe, folder)
     start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
     _train(recipe, folder)
     measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
@@ -95,6 +97,16 @@ def _prepare_data(recipe: Recipe, folder: Path) -> None:
     ingest.run(recipe.ingest, raw=raw, report=reports / "ingest.json")
     convert.run(recipe.convert, raw=raw, yolo=yolo, receipt=reports / "receipt.jsonl", report=reports / "convert.json")
     write_json_atomic(record, wanted)
+
+
+def _require_images(recipe: Recipe, folder: Path) -> None:
+    """Refuses, before hours of training, to train what could not be judged."""
+    annotations = folder / "data" / "raw" / "annotations" / f"{recipe.split}.json"
+    if not load_coco_keypoints(annotations).images:
+        raise PosefoundryError(
+            f"recipe: {recipe.split} is the split to judge on and has no images. Judge on another (split=val), or "
+            "raise ingest.coco.test_fraction."
+        )
 
 
 def _train(recipe: Recipe, folder: Path) -> None:
