@@ -59,7 +59,7 @@ class TrainArguments(VerbArguments):
     batch: int | Literal["auto"] | None = None
     imgsz: ImageSize | None = None
     pretrained: bool | str | Path = True
-    workers: int | None = None
+    workers: int | Literal["auto"] | None = None
     seed: int | None = None
     optimizer: str | None = None
     lr0: float | None = None
