@@ -7,7 +7,7 @@ from posefoundry.evaluation.rules import WHOLE, Outcome
 from posefoundry.evaluation.wording import ERROR_PLURALS
 
 LEAST_RISE = 0.005  # of the AP lost to a kind of error; less is told of no candidate
-KINDS_TOLD = 2
+LEAST_SHARE = 0.5  # of the largest rise; less is not what it comes from
 
 
 def error_changes(
@@ -30,18 +30,14 @@ def error_changes(
     """
     if production is None or not _is_worse(rules, differences):
         return None
-    lost = {kind: (production["ap_lost"].get(kind), now) for kind, now in candidate["ap_lost"].items()}
-    risen = [
-        (now - before, kind) for kind, (before, now) in lost.items() if now is not None and before is not None
-        and now - before >= LEAST_RISE
-    ]  # fmt: skip
-    told = [kind for _, kind in sorted(risen, reverse=True)[:KINDS_TOLD]]
+    before, now = production["ap_lost"], candidate["ap_lost"]
+    rises = {kind: lost - before[kind] for kind, lost in now.items() if lost is not None and before[kind] is not None}
+    least = max(LEAST_RISE, LEAST_SHARE * max(rises.values(), default=0.0))
+    told = sorted((kind for kind, rise in rises.items() if rise >= least), key=rises.__getitem__, reverse=True)
     if not told:
         return None
-    parts = [
-        f"to {ERROR_PLURALS.get(kind, kind)} rose from {lost[kind][0]:.3f} to {lost[kind][1]:.3f}" for kind in told
-    ]
-    return f"AP lost {', and '.join(parts)}."
+    first, *others = [(ERROR_PLURALS.get(kind, kind), f"from {before[kind]:.3f} to {now[kind]:.3f}") for kind in told]
+    return f"AP lost to {first[0]} rose {first[1]}{''.join(f', to {kind} {change}' for kind, change in others)}."
 
 
 def _is_worse(rules: Sequence[Outcome], differences: Sequence[Mapping[str, Any]]) -> bool:
