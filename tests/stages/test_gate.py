@@ -231,7 +231,7 @@ def test_a_candidate_that_fell_behind_production_is_rejected(inputs, production_
     )
     assert len(decision["changed_images"]["worse"]) == 12 and decision["changed_images"]["better"] == []
     worst = decision["changed_images"]["worse"][0]
-    assert worst["production_oks"] == pytest.approx(1) and worst["candidate_oks"] < 0.95
+    assert worst["production"]["mean_oks"] == pytest.approx(1) and worst["candidate"]["mean_oks"] < 0.95
     assert json.loads((inputs["report"] / "production_detections.json").read_text()) == detections_at(content)
     run = store.client().get_run(json.loads(inputs["run"].read_text())["run_id"])
     assert run.data.metrics["gate_oks_ap_difference"] == pytest.approx(row["difference"])

@@ -85,8 +85,7 @@ def run(
     document["errors"] = _errors(evaluator, candidate, judged, decision, document["differences"])
     document["changed_images"] = {"better": [], "worse": []}
     if judged:
-        ours, theirs = ((model.evaluation, model.detections) for model in (candidate, judged))
-        document["changed_images"] = changed_images(evaluator, ours, theirs)
+        document["changed_images"] = changed_images(evaluator, candidate.evaluation, judged.evaluation)
     with atomic_directory(report) as folder:
         write_json_atomic(folder / "decision.json", document)
         if judged:

@@ -242,8 +242,12 @@ def _changed(
         "truth": by_image(truth.annotations, shown),
     }
     titles = (
-        ("worse", "Worse than in production", "largest fall of the mean OKS of the persons in the image"),
-        ("better", "Better than in production", "largest rise of the mean OKS of the persons in the image"),
+        (
+            "worse",
+            "Worse than in production",
+            "largest fall of the score: OKS of the persons, shared among persons and false positives",
+        ),
+        ("better", "Better than in production", "largest rise of the same"),
     )
     result = []
     for key, title, order in titles:
@@ -254,7 +258,10 @@ def _changed(
                 layer: [person(entry, truth.skeleton, photo.scale) for entry in entries[row["image_id"]]]
                 for layer, entries in layers.items()
             }
-            cards.append({**row, "file_name": names[row["image_id"]], "photo": photo, "panels": panels})
+            now, before = (number(_mapping(row, model).get("score")) for model in ("candidate", "production"))
+            change = None if now is None or before is None else now - before
+            of_image = {"file_name": names[row["image_id"]], "photo": photo, "panels": panels, "change": change}
+            cards.append({**row, **of_image})
         result.append({"key": key, "title": title, "order": order, "cards": cards})
     return [group for group in result if group["cards"]]
 
