@@ -435,7 +435,8 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
             message = fault["msg"].removeprefix("Value error, ")
             given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
             sentences.append(f"{name}: {message}{given}")
-    return "; ".join(sentences) + "."
+    told = "; ".join(sentences)
+    return told if told.endswith("?") else f"{told}."
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
