@@ -220,7 +220,7 @@ def test_a_gain_of_nobody_is_not_proven(mode):
     decision = decide(gate(gain(slice_name="corrected"), mode=mode), evidence)
     assert not decision.passed
     assert decision.verdict == (
-        "Rejected: The test images show nobody of the slices corrected, so no gain is proven there."
+        "Rejected: No person in the test images belongs to a slice of corrected, so no gain is proven there."
     )
     named = decide(gate(gain(slice_name="size=small"), mode=mode), evidence)
     assert not named.passed and "has no value on these test images" in named.verdict

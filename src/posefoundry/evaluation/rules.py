@@ -314,7 +314,7 @@ def _improvements(
         persons = {name: entry.persons for name, entry in production.resampled.items()}
         shown = [name for name in names if name == rule.slice or persons.get(name)]
         if not shown:
-            sentence = f"The test images show nobody of the slices {rule.slice}, so no gain is proven there."
+            sentence = f"No person in the test images belongs to a slice of {rule.slice}, so no gain is proven there."
             outcomes.append(_unproven(rule, rule.slice, sentence))
         for name in shown:
             outcome = _improvement(settings, rule, name, production)
