@@ -8,7 +8,13 @@ import numpy as np
 from posefoundry.config import Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled, resample_differences
 from posefoundry.evaluation.fast_oks import THRESHOLD_OF_AP
-from posefoundry.evaluation.intervals import confidence_interval, holm, p_value_two_sided
+from posefoundry.evaluation.intervals import (
+    confidence_interval,
+    holm,
+    p_value_not_above,
+    p_value_not_below,
+    p_value_two_sided,
+)
 from posefoundry.evaluation.matching import image_scores, partners
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
 from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
@@ -75,7 +81,7 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
     """Returns one row a slice with people in it: both models' AP, its difference, and how sure that is.
 
     The p values are two-sided; corrected, they are those of looking at all these slices at once. By the corrected ones
-    a difference is proven, `better` or `worse`, or not, None.
+    a difference is proven, `better` or `worse` as its interval says, or not, None.
     """
     shown = {name: (entry, entry.of("oks_ap")) for name, entry in resampled.items() if entry.persons}
     p_values = {
@@ -95,14 +101,16 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
             "interval": confidence_interval(difference.resampled, confidence, entry.images),
             "p_value": p_values.get(name),
             "p_value_holm": corrected.get(name),
-            "proven": (
-                ("better" if difference.value > 0 else "worse")
-                if corrected.get(name, 1.0) <= 1 - confidence and difference.value
-                else None
-            ),
+            "proven": _side(difference.resampled, entry.images) if corrected.get(name, 1.0) <= 1 - confidence else None,
         }
         for name, (entry, difference) in shown.items()
     ]
+
+
+def _side(resampled: np.ndarray, images: int) -> str:
+    """Returns on which side of nothing the interval lies; the observed difference may lie outside of it."""
+    is_above = p_value_not_above(resampled, 0.0, images) < p_value_not_below(resampled, 0.0, images)
+    return "better" if is_above else "worse"
 
 
 def changed_images(

@@ -11,6 +11,7 @@ from posefoundry.evaluation.html.pictures import by_image, load_photos, person
 from posefoundry.evaluation.html.rendering import measure, write_page
 from posefoundry.evaluation.html.sources import Folder, number
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+from posefoundry.evaluation.wording import ERROR_TYPES
 
 PAGE = "index.html"
 KINDS = {
@@ -67,6 +68,8 @@ def write_decision_page(
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
+        errors=_errors(_mapping(decision, "errors")),
+        errors_sentence=_mapping(decision, "errors").get("sentence"),
         compares="differences" in decision,
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
         least_change=LEAST_CHANGE,
@@ -201,6 +204,18 @@ def _numbers(
         for name in wanted
         if number(candidate.get(name)) is not None or number(production.get(name)) is not None
     ]
+
+
+def _errors(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns by kind of error the AP that both models lose to it; nothing without two models."""
+    ours, theirs = (_mapping(_mapping(errors, whose), "ap_lost") for whose in ("candidate", "production"))
+    rows = []
+    for name, explained in ERROR_TYPES.items():
+        candidate, production = number(ours.get(name)), number(theirs.get(name))
+        if candidate is not None and production is not None:
+            row = {"name": name, "explained": explained, "candidate": candidate, "production": production}
+            rows.append(row | {"difference": candidate - production})
+    return rows
 
 
 def _changed(
