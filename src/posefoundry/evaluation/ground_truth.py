@@ -18,6 +18,8 @@ AREA_RULES: dict[AreaRule, str] = {
     "none; detections: area of the box",
     "box": f"ground truth: {AREA_PER_BOX_AREA} x area of the box; detections: area of the box",
 }
+# Ingest keeps persons of area 0, and one of them should not keep all others from being judged.
+PIPELINE_AREA_RULE: AreaRule = "annotation_else_box"
 TRUNCATION_MARGIN_PX = 1.0
 _LARGEST_NUMBER = 1e12  # beyond any picture, and squares of it are still far from overflowing
 

@@ -48,12 +48,18 @@ class KeypointErrors:
     persons_found: int
 
 
-def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: list[dict[str, Any]]) -> list[Match]:
+def match_persons(
+    evaluator: OksEvaluator,
+    evaluation: Evaluation,
+    detections: list[dict[str, Any]],
+    min_score: float = SEEN_CONFIDENCE,
+) -> list[Match]:
     """Gives each person the closest detection that is not closer to another: pairs by falling OKS, each side once.
 
-    The detections that compete are those with a score of .25 or more, of an image at most the 20 with the highest.
+    The detections that compete are those with a score of `min_score` or more, of an image at most the 20 with the
+    highest.
     """
-    partner, oks = partners(evaluation)
+    partner, oks = partners(evaluation, min_score)
     matches = []
     for person in evaluator.persons:
         index = int(partner[person])
@@ -63,7 +69,7 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
     return matches
 
 
-def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+def partners(evaluation: Evaluation, min_score: float = SEEN_CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """Pairs like `match_persons`, in arrays.
 
     Returns:
@@ -73,7 +79,7 @@ def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     truth, found = evaluation.truth, evaluation.found
     pairs = evaluation.every_pair.pairs
     oks = evaluation.every_pair.oks(truth.visibility > 0)
-    near = (oks > 0) & (found.scores[pairs.detection] >= SEEN_CONFIDENCE) & ~truth.is_ignored[pairs.person]
+    near = (oks > 0) & (found.scores[pairs.detection] >= min_score) & ~truth.is_ignored[pairs.person]
     candidates = np.flatnonzero(near)
     candidates = candidates[np.argsort(-oks[candidates], kind="stable")]
     partner, best = np.full(len(truth.image), -1), np.zeros(len(truth.image))
