@@ -63,10 +63,13 @@ from posefoundry.training.loader import training_loader
 
 settings = Train(**json.loads(sys.argv[2]))
 images = TrainingImages(read_dataset_yaml(Path(sys.argv[1])), settings)
-for number, batch in enumerate(training_loader(images, settings, 0, torch.device("cpu"))):
+batches = iter(training_loader(images, settings, 0, torch.device("cpu")))
+for number, batch in enumerate(batches):
     print(number, flush=True)
-    if number == 0 and len(sys.argv) > 3:
+    if sys.argv[3:] == ["wait"]:
         sys.stdin.read()
+    elif sys.argv[3:] == ["fail"]:
+        sys.exit(3)
 """
 
 
@@ -91,6 +94,14 @@ def test_a_script_needs_no_main_guard_and_its_workers_die_with_it(
         process.wait()
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_script_that_fails_does_not_wait_for_its_workers(people: Path, settings: Train, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    given = settings.model_copy(update={"loader_workers": 1}).model_dump(mode="json")
+    command = [sys.executable, str(script), str(people / "yolo" / "dataset.yaml"), json.dumps(given), "fail"]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=90, check=False).returncode == 3
 
 
 def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeypatch: pytest.MonkeyPatch) -> None:

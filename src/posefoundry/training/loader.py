@@ -42,6 +42,8 @@ class WorkerContext(multiprocessing.context.SpawnContext):
             """Starts it."""
             with _without_main_module():
                 super().start()
+            # At its exit Python sends SIGTERM to daemons and waits for them, but these ignore it; see `_Begin`.
+            self._popen.terminate = self._popen.kill  # type: ignore[attr-defined]
 
 
 def training_loader(images: TrainingImages, settings: Train, rank: int, device: torch.device) -> DataLoader[Batch]:
