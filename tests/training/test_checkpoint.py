@@ -160,9 +160,44 @@ def test_a_checkpoint_cut_short_or_altered_is_passed_over(
     newest.write_bytes(newest.read_bytes()[:-1000])
     run(people, tmp_path, same)
     told = capsys.readouterr()
-    assert "SHA-256 differ. The checkpoint before it is used." in told.err
+    assert "SHA-256 differ. It is passed over." in told.err
     assert "Going on after step 4 of 9, in epoch 2." in told.out
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
+
+
+def test_without_a_whole_checkpoint_it_starts_over_and_says_so(
+    people: Path, settings: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(0))
+    (only,) = (tmp_path / "checkpoints" / "this").glob("*.pt")
+    assert only.name == "step-000000000.pt"
+    only.write_bytes(only.read_bytes()[:-1000])
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(0))
+    told = capsys.readouterr()
+    assert "SHA-256 differ. It is passed over." in told.err
+    assert "it starts from the beginning" in told.err
+    assert "Going on" not in told.out
+
+
+def test_divergence_before_the_first_checkpoint_is_due_leads_back_to_the_start(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, calls = torch.nn.utils.clip_grad_norm_, iter(range(1000))
+    monkeypatch.setattr(
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda *given, **more: clip(*given, **more) * (float("nan") if next(calls) < 5 else 1),
+    )
+    rare = settings.model_copy(
+        update={"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "checkpoint_every_steps": 0}
+    )
+    run(people, tmp_path, rare)
+    assert "Going on from the checkpoint of step 0, with the learning rate times 0.5" in capsys.readouterr().err
+    rows = columns(tmp_path / "steps.csv")
+    assert [(row["step"], row["skipped"]) for row in rows] == [(str(step), "0") for step in range(6)]
+    assert float(rows[0]["lr"]) == pytest.approx(0.5 * rare.learning_rate)
 
 
 def test_a_full_disk_costs_checkpoints_not_the_training(
@@ -173,7 +208,7 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
 
     def save_until_full(state: object, stream: object) -> None:
         written.append(1)
-        if len(written) > 1:
+        if len(written) > 2:
             raise OSError(28, "No space left on device")
         save(state, stream)
 
@@ -194,7 +229,7 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
     assert weights(tmp_path, "best") == weights(uninterrupted, "best")
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
     folder = tmp_path / "checkpoints" / "this"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-000000002.json", "step-000000002.pt"]
+    assert {path.stem for path in folder.iterdir()} == {"step-000000000", "step-000000002"}
     assert CheckpointFolder(folder, 2).read_newest() is not None
 
 
