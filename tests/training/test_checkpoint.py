@@ -190,9 +190,7 @@ def test_divergence_before_the_first_checkpoint_is_due_leads_back_to_the_start(
         "clip_grad_norm_",
         lambda *given, **more: clip(*given, **more) * (float("nan") if next(calls) < 5 else 1),
     )
-    rare = settings.model_copy(
-        update={"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "checkpoint_every_steps": 0}
-    )
+    rare = settings.model_copy(update={"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "checkpoint_every_steps": 0})
     run(people, tmp_path, rare)
     assert "Going on from the checkpoint of step 0, with the learning rate times 0.5" in capsys.readouterr().err
     rows = columns(tmp_path / "steps.csv")

@@ -1,5 +1,6 @@
 """Steps that cannot count are left out; many in a row lead back to a checkpoint, then to a diagnosis."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,8 @@ def test_when_that_fails_too_it_ends_and_names_the_images(
     people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, lambda call: call >= 4)
-    trainer = trainer_with_log(people, tmp_path, settings)
+    mosaic = settings.augment.model_copy(update={"mosaic_probability": 1.0})
+    trainer = trainer_with_log(people, tmp_path, settings.model_copy(update={"augment": mosaic}))
     order = trainer.loader.batch_sampler.order  # type: ignore[union-attr]
     with pytest.raises(
         PosefoundryError, match=r"diverged in step [34]: .*Images of step [34]: .*train\.learning_rate"
@@ -125,8 +127,16 @@ def test_when_that_fails_too_it_ends_and_names_the_images(
         trainer.train(lambda _: {}, lambda *_: None)
     step = int(str(fault.value).split("step ")[1].split(":")[0])
     first = step % 3 * 8
-    for index in order()[first : first + 8]:
-        assert trainer.loader.dataset.paths[index].name in str(fault.value)  # type: ignore[attr-defined]
+    named = [trainer.loader.dataset.paths[index] for index in order()[first : first + 8]]  # type: ignore[attr-defined]
+    assert all(path.name in str(fault.value) for path in named)
+    assert f"{tmp_path / 'kept' / 'diverged.json'} lists all" in str(fault.value)
+    kept = json.loads((tmp_path / "kept" / "diverged.json").read_text())
+    assert (kept["step"], kept["values"]["gradient_norm"]) == (step, "nan")
+    assert set(kept["values"]) == {"gradient_norm", "loss_total", *(f"loss_{name}" for name in trainer.criterion.terms)}
+    assert [Path(image["image"]) for image in kept["images"]] == named
+    for image in kept["images"]:
+        assert image["made_of"][0] == image["image"]
+        assert len(image["made_of"]) > 2, "a mosaic is of four"
     assert CheckpointFolder(tmp_path / "kept", 2).read_newest() is not None
 
 

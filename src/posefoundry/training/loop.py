@@ -15,6 +15,7 @@ from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
 from posefoundry.training.checkpoint import Checkpoints
+from posefoundry.training.diagnosis import diagnose
 from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.epoch_log import EpochLog
 from posefoundry.training.guard import StepGuard
@@ -25,9 +26,6 @@ from posefoundry.training.rescue import DivergedError, Rescue
 
 # Reading a number back makes a GPU wait for all work queued before it; so numbers are read some steps at a time.
 READ_BACK_EVERY_STEPS = 10
-
-MAX_NAMES = 16
-ADVICE = "Lower train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
 
 Metrics = dict[str, float | None]
 
@@ -214,7 +212,9 @@ class Trainer:
         self._unread.clear()
         rescue = self.rescue.next()
         if rescue is None or not self.checkpoints.restore():
-            raise PosefoundryError(f"{error} {self._images_of(error.step)} {ADVICE}") from None
+            folder = self.checkpoints.folder.path if self.checkpoints.folder else None
+            told = diagnose(error, self.log, self.loader, folder) if self.group.is_main else ""
+            raise PosefoundryError(self.group.from_main(told)) from None
         self.rescue = rescue
         if self.group.is_main:
             print(
@@ -222,16 +222,6 @@ class Trainer:
                 f"{rescue.learning_rate_scale:g} from now on.",
                 file=sys.stderr,
             )
-
-    def _images_of(self, step: int) -> str:
-        """Names the images of a step, of all processes together."""
-        sampler: Any = self.loader.batch_sampler
-        paths = getattr(self.loader.dataset, "paths", [])
-        sampler.epoch, number = divmod(step, len(self.loader))
-        indices = sampler.order()[number * sampler.batch_size :][: sampler.batch_size]
-        names = [paths[index].name for index in indices[:MAX_NAMES]]
-        more = f" and {len(indices) - MAX_NAMES} more" if len(indices) > MAX_NAMES else ""
-        return f"Images of step {step}: {', '.join(names)}{more}."
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next step depends on, and the sums of the epoch under way."""

@@ -17,10 +17,11 @@ class DivergedError(PosefoundryError):
 
     Attributes:
         step: The first of them.
+        values: Its numbers: loss terms, gradient norm.
     """
 
     def __init__(self, step: int, values: Mapping[str, float], n_skipped: int) -> None:
-        self.step = step
+        self.step, self.values = step, values
         broken = [
             f"the loss term {name.removeprefix('loss_')}"
             for name, value in values.items()
