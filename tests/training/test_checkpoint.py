@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,31 @@ def test_interrupted_equals_uninterrupted(people: Path, same: Train, uninterrupt
         assert weights(tmp_path, name) == weights(uninterrupted, name), f"killed after step {step}"
     for log in ("steps.csv", "results.csv"):
         assert columns(tmp_path / log, *TIMES) == columns(uninterrupted / log, *TIMES), f"killed after step {step}"
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.slow
+def test_interrupted_equals_uninterrupted_in_bfloat16_on_two_threads_with_a_loader_process(
+    people: Path, same: Train, two_threads: None, tmp_path: Path
+) -> None:
+    """Where the processor has no bfloat16 of its own, torch computes it by float32, as exactly."""
+    settings = same.model_copy(update={"precision": "bfloat16", "loader_workers": 1, "epochs": 2})
+    run(people, tmp_path / "whole", settings)
+    with pytest.raises(KilledError):
+        run(people, tmp_path / "broken", settings, KillAfter(4))
+    assert CheckpointFolder(tmp_path / "broken" / "checkpoints" / "this", 2).steps() == [3, 4]
+    run(people, tmp_path / "broken", settings)
+    for name in ("best", "last"):
+        assert weights(tmp_path / "broken", name) == weights(tmp_path / "whole", name)
+    logs = [columns(tmp_path / of / "steps.csv", *TIMES) for of in ("broken", "whole")]
+    assert logs[0] == logs[1]
 
 
 def test_the_same_training_gives_the_same_weights(
