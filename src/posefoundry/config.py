@@ -176,6 +176,7 @@ class Train(Section):
     image_cache_folder: Path | None = None
     early_stop_epochs: NonNegativeInt = 0
     checkpoint_every_steps: NonNegativeInt = 500
+    checkpoint_every_epochs: NonNegativeInt = 1
     keep_checkpoints: PositiveInt = 2
     freeze_layers: NonNegativeInt = 0
     freeze_batchnorm: bool = False

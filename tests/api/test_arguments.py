@@ -123,7 +123,11 @@ def test_every_setting_of_training_can_be_reached():
     through_others = {"model", "weights", "image_size_px", "device", "precision", "optimizer", "schedule", "processes"}
     reached = {path.partition(".")[0] for path in module.TRAIN_SETTINGS.values()} | through_others
     cache = {"image_cache_gib", "image_cache_folder"}
-    of_the_pipeline = {"checkpoint_every_steps", "keep_checkpoints"}  # goes on with a training that was cut short
+    of_the_pipeline = {
+        "checkpoint_every_epochs",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+    }  # the library's are the defaults
     of_several_processes = {"nodes", "max_restarts", "stall_timeout_s", "sync_batchnorm"}
     assert set(Train.model_fields) - reached == cache | of_the_pipeline | of_several_processes
     paths = {*module.TRAIN_SETTINGS.values(), *module.CONVERTED}

@@ -17,6 +17,7 @@ from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
+from posefoundry.training.loop import Trainer
 from posefoundry.training.observer import FileLog
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared"
@@ -135,10 +136,29 @@ def test_resume_goes_on_to_the_same_weights(workplace, monkeypatch):
         assert all(
             torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
         )
-    with pytest.raises(PosefoundryError, match=r"resume: .*checkpoints: .* the training has come to its end"):
+    assert not (workplace / "runs/pose/broken/training.json").exists()
+    with pytest.raises(PosefoundryError, match=r"resume: .*broken: .* has come to its end"):
         YOLO(last).train(resume=True)
     with pytest.raises(PosefoundryError, match=r"resume: expected the weights of a training .* got .*yolov8n-pose"):
         YOLO("yolov8n-pose.pt").train(resume=True)
+
+
+def test_resume_of_a_training_that_was_killed_at_its_first_step(workplace, monkeypatch):
+    def fail(trainer, batch):
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", fail)
+        with pytest.raises(RuntimeError, match="the power went"):
+            YOLO("yolov8n-pose.pt").train(data="your-dataset.yaml", epochs=1, imgsz=64, verbose=False)
+    last = workplace / "runs/pose/train/weights/last.safetensors"
+    checkpoints = workplace / "runs/pose/train/checkpoints"
+    assert [path.name for path in checkpoints.glob("*.json")] == ["step-000000000.json"]
+    YOLO(last).train(resume=True)
+    assert read_json(last.with_suffix(".json"))["extra"]["epoch"] == 1
+    write_json_atomic(workplace / "runs/pose/train/training.json", {})
+    with pytest.raises(PosefoundryError, match="expected a checkpoint, found none: nothing was kept to go on with"):
+        YOLO(last).train(resume=True)
 
 
 def test_pretrained_false_starts_afresh(workplace):

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,31 @@ def test_interrupted_equals_uninterrupted(people: Path, same: Train, uninterrupt
         assert columns(tmp_path / log, *TIMES) == columns(uninterrupted / log, *TIMES), f"killed after step {step}"
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.slow
+def test_interrupted_equals_uninterrupted_in_bfloat16_on_two_threads_with_a_loader_process(
+    people: Path, same: Train, two_threads: None, tmp_path: Path
+) -> None:
+    """Where the processor has no bfloat16 of its own, torch computes it by float32, as exactly."""
+    settings = same.model_copy(update={"precision": "bfloat16", "loader_workers": 1, "epochs": 2})
+    run(people, tmp_path / "whole", settings)
+    with pytest.raises(KilledError):
+        run(people, tmp_path / "broken", settings, KillAfter(4))
+    assert CheckpointFolder(tmp_path / "broken" / "checkpoints" / "this", 2).steps() == [3, 4]
+    run(people, tmp_path / "broken", settings)
+    for name in ("best", "last"):
+        assert weights(tmp_path / "broken", name) == weights(tmp_path / "whole", name)
+    logs = [columns(tmp_path / of / "steps.csv", *TIMES) for of in ("broken", "whole")]
+    assert logs[0] == logs[1]
+
+
 def test_the_same_training_gives_the_same_weights(
     people: Path, same: Train, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -160,9 +185,42 @@ def test_a_checkpoint_cut_short_or_altered_is_passed_over(
     newest.write_bytes(newest.read_bytes()[:-1000])
     run(people, tmp_path, same)
     told = capsys.readouterr()
-    assert "SHA-256 differ. The checkpoint before it is used." in told.err
+    assert "SHA-256 differ. It is passed over." in told.err
     assert "Going on after step 4 of 9, in epoch 2." in told.out
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
+
+
+def test_without_a_whole_checkpoint_it_starts_over_and_says_so(
+    people: Path, settings: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(0))
+    (only,) = (tmp_path / "checkpoints" / "this").glob("*.pt")
+    assert only.name == "step-000000000.pt"
+    only.write_bytes(only.read_bytes()[:-1000])
+    with pytest.raises(KilledError):
+        run(people, tmp_path, settings, KillAfter(0))
+    told = capsys.readouterr()
+    assert "SHA-256 differ. It is passed over." in told.err
+    assert "it starts from the beginning" in told.err
+    assert "Going on" not in told.out
+
+
+def test_divergence_before_the_first_checkpoint_is_due_leads_back_to_the_start(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, calls = torch.nn.utils.clip_grad_norm_, iter(range(1000))
+    monkeypatch.setattr(
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda *given, **more: clip(*given, **more) * (float("nan") if next(calls) < 5 else 1),
+    )
+    rare = settings.model_copy(update={"batch_size": 4, "epochs": 1, "warmup_epochs": 0, "checkpoint_every_steps": 0})
+    run(people, tmp_path, rare)
+    assert "Going on from the checkpoint of step 0, with the learning rate times 0.5" in capsys.readouterr().err
+    rows = columns(tmp_path / "steps.csv")
+    assert [(row["step"], row["skipped"]) for row in rows] == [(str(step), "0") for step in range(6)]
+    assert float(rows[0]["lr"]) == pytest.approx(0.5 * rare.learning_rate)
 
 
 def test_a_full_disk_costs_checkpoints_not_the_training(
@@ -173,7 +231,7 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
 
     def save_until_full(state: object, stream: object) -> None:
         written.append(1)
-        if len(written) > 1:
+        if len(written) > 2:
             raise OSError(28, "No space left on device")
         save(state, stream)
 
@@ -194,7 +252,7 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
     assert weights(tmp_path, "best") == weights(uninterrupted, "best")
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
     folder = tmp_path / "checkpoints" / "this"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-000000002.json", "step-000000002.pt"]
+    assert {path.stem for path in folder.iterdir()} == {"step-000000000", "step-000000002"}
     assert CheckpointFolder(folder, 2).read_newest() is not None
 
 

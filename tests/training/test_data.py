@@ -39,6 +39,25 @@ def test_without_augmentation_labels_are_the_file_s(people: Path, settings: Trai
     np.testing.assert_allclose(centre, labels.boxes_cxcywhn[:, :2] * 64, atol=1e-3)
 
 
+def test_all_files_that_a_sample_is_made_of_are_told(people: Path, settings: Train) -> None:
+    composed = {"mosaic_probability": 1.0, "mixup_probability": 1.0, "copy_paste_probability": 1.0}
+    images = images_of(people, with_changes(settings, augment=Augment(**composed, mosaic_off_epochs=0)))
+    assert images_of(people, settings).sources((0, 3)) == [images.paths[3]]
+    item = (0, 3)
+    whole, sources = images[item], images.sources(item)
+    assert sources[0] == images.paths[3]
+    assert 6 <= len(sources) <= 11  # two mosaics and up to three people, of 24 images
+
+    def with_black(paths: set[Path]) -> np.ndarray:
+        blackened = images_of(people, images.settings)
+        for path in paths:
+            blackened.cache.put(blackened.paths.index(path), np.zeros((64, 64, 3), np.uint8))
+        return blackened[item].image_rgb_chw
+
+    np.testing.assert_array_equal(with_black(set(images.paths) - set(sources)), whole.image_rgb_chw)
+    assert not np.array_equal(with_black(set(sources[1:])), whole.image_rgb_chw)
+
+
 def test_mosaic_closes_out(people: Path, settings: Train) -> None:
     closing = Augment(**{**settings.augment.model_dump(), "mosaic_probability": 1.0, "mosaic_off_epochs": 1})
     images = images_of(people, with_changes(settings, epochs=2, augment=closing))

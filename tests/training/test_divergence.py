@@ -1,5 +1,6 @@
 """Steps that cannot count are left out; many in a row lead back to a checkpoint, then to a diagnosis."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -113,11 +114,69 @@ def test_many_in_a_row_lead_back_to_the_checkpoint_at_a_lower_rate(
     assert float(again.guard.usual_norm) == float(trainer.guard.usual_norm)
 
 
+def test_a_validation_amid_broken_steps_can_be_repeated(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings.model_copy(update={"validate_every_epochs": 2})
+    spoil(monkeypatch, lambda call: 4 <= call < 9)
+    kept = CheckpointFolder(tmp_path / "kept", 2)
+
+    def validate(model: nn.Module) -> dict:
+        assert kept.steps()[-1] == 6
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer_with_log(people, tmp_path, settings).train(validate, lambda *_: None)
+    again = trainer_with_log(people, tmp_path, settings)
+    assert again.checkpoints.restore()
+    assert (again.step, again.rescue.in_a_row, again.rescue.first[0]) == (6, 2, 4)  # type: ignore[index]
+    again.train(lambda _: {}, lambda *_: None)
+    told = capsys.readouterr().err
+    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row had to be left out." in told
+    assert "Going on from the checkpoint of step 6" in told
+
+
+def test_an_epoch_without_a_good_step_is_not_validated(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings.model_copy(update={"validate_every_epochs": 1, "epochs": 2})
+    spoil(monkeypatch, lambda call: 3 <= call < 6)
+    validated: list[int] = []
+    trainer_with_log(people, tmp_path, settings).train(lambda _: {}, lambda _, epoch, metrics: validated.append(epoch))
+    assert "Going on from the checkpoint of step 3, with" in capsys.readouterr().err
+    assert validated == [1, 1, 2]  # the checkpoint is from before the validation, which is done again
+    assert steps_and_skipped(tmp_path) == [(step, 0) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "every_epochs", "saved"),
+    [(0, 0, [12]), (0, 2, [6, 12]), (0, 3, [9, 12]), (3, 1, [3, 6, 9, 12]), (5, 2, [5, 6, 10, 12])],
+)
+def test_checkpoints_are_due_by_steps_and_by_epochs(
+    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_steps: int,
+    every_epochs: int, saved: list[int],
+) -> None:  # fmt: skip
+    due = {"checkpoint_every_steps": every_steps, "checkpoint_every_epochs": every_epochs}
+    trainer = trainer_with_log(people, tmp_path, settings.model_copy(update=due))
+    steps: list[int] = []
+    monkeypatch.setattr(trainer.checkpoints, "save", steps.append)
+
+    def learn_nothing(batch: object) -> None:
+        numbers = [1.0] * (len(trainer.criterion.terms) + 1)
+        trainer._unread.append((trainer.step, 0.1, torch.tensor([*numbers, 0.0, 1.0, 1.0])))
+        trainer.step += 1
+
+    monkeypatch.setattr(trainer, "train_step", learn_nothing)
+    trainer.train(lambda _: {}, lambda *_: None)
+    assert steps == saved
+
+
 def test_when_that_fails_too_it_ends_and_names_the_images(
     people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, lambda call: call >= 4)
-    trainer = trainer_with_log(people, tmp_path, settings)
+    mosaic = settings.augment.model_copy(update={"mosaic_probability": 1.0})
+    trainer = trainer_with_log(people, tmp_path, settings.model_copy(update={"augment": mosaic}))
     order = trainer.loader.batch_sampler.order  # type: ignore[union-attr]
     with pytest.raises(
         PosefoundryError, match=r"diverged in step [34]: .*Images of step [34]: .*train\.learning_rate"
@@ -125,8 +184,16 @@ def test_when_that_fails_too_it_ends_and_names_the_images(
         trainer.train(lambda _: {}, lambda *_: None)
     step = int(str(fault.value).split("step ")[1].split(":")[0])
     first = step % 3 * 8
-    for index in order()[first : first + 8]:
-        assert trainer.loader.dataset.paths[index].name in str(fault.value)  # type: ignore[attr-defined]
+    named = [trainer.loader.dataset.paths[index] for index in order()[first : first + 8]]  # type: ignore[attr-defined]
+    assert all(path.name in str(fault.value) for path in named)
+    assert f"{tmp_path / 'kept' / 'diverged.json'} lists all" in str(fault.value)
+    kept = json.loads((tmp_path / "kept" / "diverged.json").read_text())
+    assert (kept["step"], kept["values"]["gradient_norm"]) == (step, "nan")
+    assert set(kept["values"]) == {"gradient_norm", "loss_total", *(f"loss_{name}" for name in trainer.criterion.terms)}
+    assert [Path(image["image"]) for image in kept["images"]] == named
+    for image in kept["images"]:
+        assert image["made_of"][0] == image["image"]
+        assert len(image["made_of"]) > 2, "a mosaic is of four"
     assert CheckpointFolder(tmp_path / "kept", 2).read_newest() is not None
 
 

@@ -109,14 +109,20 @@ def test_divergence_names_step_and_term(people: Path, settings: Train) -> None:
     trainer = trainer_on(people, settings)
     with torch.no_grad():
         trainer.model.model[0].conv.weight.fill_(float("nan"))
-    with pytest.raises(PosefoundryError, match=r"diverged in step 0: .*train\.learning_rate"):
+    with pytest.raises(
+        PosefoundryError, match=r"diverged in step 0: the loss term box .*train\.learning_rate"
+    ) as fault:
         train(trainer)
+    assert "(none)" in str(fault.value), "no step of the epoch was good"
 
 
 def test_a_gradient_that_is_not_finite_is_named(people: Path, settings: Train) -> None:
     trainer = trainer_on(people, settings.model_copy(update={"epochs": 1, "warmup_epochs": 0}))
     trainer.model.model[0].conv.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(PosefoundryError, match="diverged in step 0: the gradient is not finite"):
+    each_term = ", ".join(rf"{name} [\d.]+ \(none\)" for name in (*trainer.criterion.terms, "total"))
+    with pytest.raises(
+        PosefoundryError, match=rf"diverged in step 0: the gradient is not finite.*good steps: {each_term}"
+    ):
         train(trainer)
 
 

@@ -43,6 +43,29 @@ def test_weight_decay_spares_biases_and_normalisation(kind: str) -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
 
 
+def test_momentum_begins_at_zero_and_the_first_steps_are_those_of_plain_sgd() -> None:
+    """A fused step that the device leaves out would else hand on memory that nobody has written."""
+
+    def network() -> nn.Sequential:
+        torch.manual_seed(4)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    ours, theirs = network(), network()
+    given = settings(optimizer="sgd", weight_decay=0.0, momentum=0.9)
+    optimizer = build_optimizer(ours, given)
+    assert all((optimizer.state[parameter]["momentum_buffer"] == 0).all() for parameter in ours.parameters())
+    plain = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, fused=True)
+    image = torch.rand(2, 3, 8, 8)
+    for _ in range(3):
+        for model, steps in ((ours, optimizer), (theirs, plain)):
+            steps.zero_grad()
+            model(image).square().sum().backward()
+            steps.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert not build_optimizer(network(), given.model_copy(update={"momentum": 0.0})).state
+
+
 def test_average_follows_its_formula() -> None:
     model = nn.BatchNorm1d(2)
     average = WeightAverage(model, decay=0.9, ramp_updates=5)

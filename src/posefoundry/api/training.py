@@ -116,6 +116,7 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     best = plan.folder / "weights" / "best.safetensors"
     if not best.is_file():
         raise PosefoundryError(f"{plan.folder}: expected the training to leave its best weights, found none.")
+    (plan.folder / PLAN).unlink(missing_ok=True)
     checkpoints.clear()
     checked = {
         "data": plan.data,
@@ -152,6 +153,11 @@ def _plan_of_before(yolo: "YOLO") -> Plan:
     """Returns the plan of the training that the opened weights are of, where it has not come to its end."""
     weights = yolo._opened.path
     folder = weights.parent.parent if weights is not None and weights.parent.name == "weights" else None
+    if folder is not None and (folder / "results.csv").is_file() and not (folder / PLAN).is_file():
+        raise PosefoundryError(
+            f"train: resume: {folder}: expected a training that was cut short, but this one has come to its end. To "
+            "train these weights further, leave resume out."
+        )
     if folder is None or not (folder / PLAN).is_file():
         raise PosefoundryError(
             f"train: resume: expected the weights of a training of this library, such as "
@@ -159,8 +165,8 @@ def _plan_of_before(yolo: "YOLO") -> Plan:
         )
     if not any((folder / CHECKPOINTS).glob("step-*.json")):
         raise PosefoundryError(
-            f"train: resume: {folder / CHECKPOINTS}: expected a checkpoint, found none: the training has come to its "
-            "end. To train these weights further, leave resume out."
+            f"train: resume: {folder / CHECKPOINTS}: expected a checkpoint, found none: nothing was kept to go on "
+            "with. Leave resume out and start again."
         )
     return Plan.read(folder)
 

@@ -95,7 +95,7 @@ class CheckpointFolder:
             try:
                 return _read(sidecar)
             except PosefoundryError as error:
-                print(f"{error} The checkpoint before it is used.", file=sys.stderr)
+                print(f"{error} It is passed over.", file=sys.stderr)
         return None
 
     def steps(self) -> list[int]:

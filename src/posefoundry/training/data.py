@@ -8,6 +8,7 @@ own share of the batch.)
 
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -70,16 +71,26 @@ class TrainingImages(Dataset[Sample]):
 
     def __getitem__(self, item: Item) -> Sample:
         """Returns image `index` as augmented in `epoch`, of the training size or of the side that the item states."""
+        return self._sample(item, [])
+
+    def sources(self, item: Item) -> list[Path]:
+        """Returns the files of all images that a sample is made of, its own first."""
+        used: list[int] = []
+        self._sample(item, used)
+        return [self.paths[index] for index in dict.fromkeys(used)]
+
+    def _sample(self, item: Item, used: list[int]) -> Sample:
+        """Makes the sample, and adds to `used` the indices of the images that it is made of."""
         epoch, index, side_px = (*item, self.settings.image_size_px)[:3]
         settings, flip_indices = self.settings.augment, self.spec.skeleton.flip_indices
         rng = np.random.default_rng((self.settings.seed, epoch, index))
         several = epoch < self.settings.epochs - settings.mosaic_off_epochs
-        scene = self._warped(index, side_px, several, rng)
+        scene = self._warped(index, side_px, several, rng, used)
         if several and (own := self._chance(settings.mixup_probability, epoch, index, Stream.MIXUP)):
-            scene = mix_up(scene, self._warped(self._any(own), side_px, several, own), own)
+            scene = mix_up(scene, self._warped(self._any(own), side_px, several, own, used), own)
         if several and (own := self._chance(settings.copy_paste_probability, epoch, index, Stream.COPY_PASTE)):
             for _ in range(own.integers(1, MAX_PASTED + 1)):
-                scene = paste_person(scene, self.scene(self._any(own)), own)
+                scene = paste_person(scene, self._noted(self._any(own), used), own)
         if own := self._chance(settings.blur_probability, epoch, index, Stream.BLUR):
             scene = blur(scene, own)
         scene = shift_colour(scene, settings, rng)
@@ -96,14 +107,14 @@ class TrainingImages(Dataset[Sample]):
             keypoints_xyv=scene.keypoints_xyv.astype(np.float32),
         )
 
-    def _warped(self, index: int, side_px: int, several: bool, rng: np.random.Generator) -> Scene:
+    def _warped(self, index: int, side_px: int, several: bool, rng: np.random.Generator, used: list[int]) -> Scene:
         """Returns the image, or a mosaic of it and three others where `several` allows, warped to the side."""
         settings, usual_px = self.settings.augment, self.settings.image_size_px
         if several and rng.random() < settings.mosaic_probability:
-            others = [self.scene(int(other)) for other in rng.integers(0, len(self), 3)]
-            scene = mosaic([self.scene(index), *others], usual_px, rng)
+            indices = [index, *(int(other) for other in rng.integers(0, len(self), 3))]
+            scene = mosaic([self._noted(each, used) for each in indices], usual_px, rng)
         else:
-            scene = self.scene(index)
+            scene = self._noted(index, used)
         return warp(scene, side_px, settings, rng, zoom=side_px / usual_px)
 
     def _chance(self, probability: float, epoch: int, index: int, stream: Stream) -> np.random.Generator | None:
@@ -115,6 +126,10 @@ class TrainingImages(Dataset[Sample]):
 
     def _any(self, rng: np.random.Generator) -> int:
         return int(rng.integers(len(self)))
+
+    def _noted(self, index: int, used: list[int]) -> Scene:
+        used.append(index)
+        return self.scene(index)
 
     def scene(self, index: int) -> Scene:
         """Returns an image at the training size, not augmented, with its persons in pixels."""
@@ -168,10 +183,18 @@ class ShuffledBatches(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         order = self.order()
         for step in range(self.first, len(self)):
-            start = step * self.batch_size
-            of_all = order[start : start + self.batch_size]
-            side_px = self._side_px(step)
-            yield [(self.epoch, int(index), *side_px) for index in np.array_split(of_all, self.n_processes)[self.rank]]
+            of_all = self._items(order, step)
+            own = np.array_split(np.arange(len(of_all)), self.n_processes)[self.rank]
+            yield [of_all[position] for position in own]
+
+    def batch(self, step: int) -> list[Item]:
+        """Returns the items of a step of the epoch, of all processes together."""
+        return self._items(self.order(), step)
+
+    def _items(self, order: np.ndarray, step: int) -> list[Item]:
+        side_px = self._side_px(step)
+        indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+        return [(self.epoch, int(index), *side_px) for index in indices]
 
     def _side_px(self, step: int) -> tuple[int] | tuple[()]:
         """Returns the side of a step's batch, or nothing where all are of the training size."""

@@ -59,14 +59,17 @@ class EpochLog:
         self.learning_rate = learning_rate
         return values | {"skipped": 1.0 - good}, stop_requests > 0
 
-    def summary(self, batch_size: int, device: torch.device) -> dict[str, float | None]:
-        """Returns means over the epoch's good steps, speed and memory.
+    def check_any_good(self) -> None:
+        """Asks, at the end of an epoch, whether anything was learnt.
 
         Raises:
             DivergedError: No step was good.
         """
         if not self.n_good:
             raise DivergedError(*self.first_skipped, n_skipped=self.n_skipped)
+
+    def summary(self, batch_size: int, device: torch.device) -> dict[str, float | None]:
+        """Returns means over the epoch's good steps, of which there must be one, speed and memory."""
         return {
             **{name: value / self.n_good for name, value in self.sums.items()},
             "lr": self.learning_rate,

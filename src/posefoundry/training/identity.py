@@ -15,6 +15,7 @@ from posefoundry.files import sha256_of_file
 
 # Settings that change how a training is run, not what comes out of it.
 NOT_DECISIVE = {
+    "checkpoint_every_epochs",
     "checkpoint_every_steps",
     "image_cache_folder",
     "image_cache_gib",

@@ -15,6 +15,7 @@ from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models import PoseModel
 from posefoundry.training.batch import Batch
 from posefoundry.training.checkpoint import Checkpoints
+from posefoundry.training.diagnosis import diagnose
 from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.epoch_log import EpochLog
 from posefoundry.training.guard import StepGuard
@@ -25,9 +26,6 @@ from posefoundry.training.rescue import DivergedError, Rescue
 
 # Reading a number back makes a GPU wait for all work queued before it; so numbers are read some steps at a time.
 READ_BACK_EVERY_STEPS = 10
-
-MAX_NAMES = 16
-ADVICE = "Lower train.learning_rate, lengthen train.warmup_epochs, or set train.precision: float32."
 
 Metrics = dict[str, float | None]
 
@@ -105,10 +103,10 @@ class Trainer:
         while self.epoch < self.settings.epochs and not end:
             try:
                 self._train_epoch()
-                values = self.log.summary(self.settings.batch_size, self.group.device)
             except DivergedError as error:
                 self._go_back(error)
                 continue
+            values = self.log.summary(self.settings.batch_size, self.group.device)
             if self._validation_is_due:
                 metrics, end = self._validate(validate, keep_weights)
                 values |= metrics
@@ -135,23 +133,38 @@ class Trainer:
         return values, self.group.from_main(end)
 
     def _train_epoch(self) -> None:
-        """Trains what remains of the epoch, leaving a checkpoint now and then, and one where validation follows."""
+        """Trains what remains of the epoch, leaving a checkpoint now and then, and one where validation follows.
+
+        Raises:
+            DivergedError: Too many steps in a row, or all of the epoch, had to be left out.
+            StoppedError: `should_stop` said so.
+        """
         sampler: Any = self.loader.batch_sampler
         sampler.epoch, sampler.first = self.epoch, self.step - self.epoch * len(self.loader)
         self.criterion.start_epoch(self.epoch)
         self._prepare_modules()
-        every = self.settings.checkpoint_every_steps
         for batch in self.log.timed(self.loader):
             self.train_step(batch)
             ends_epoch = self.step == (self.epoch + 1) * len(self.loader)
-            is_due = (every and self.step % every == 0) or (ends_epoch and self._validation_is_due)
+            is_due = self._checkpoint_is_due(ends_epoch)
             if is_due or ends_epoch or len(self._unread) == self._read_back_every:
                 stop = self._read_back()
-                if stop or (is_due and not self.rescue.in_a_row):
+                if ends_epoch:
+                    self.log.check_any_good()
+                # Amid steps that are left out the one before them is the better to go back to; but what a validation
+                # judges is always kept.
+                if stop or (ends_epoch and self._validation_is_due) or (is_due and not self.rescue.in_a_row):
                     self.checkpoints.save(self.step)
                 if stop:
                     where = f"after step {self.step} of {self.n_steps}"
                     raise StoppedError(f"stopped by a signal {where}; the next run goes on from there.")
+
+    def _checkpoint_is_due(self, ends_epoch: bool) -> bool:
+        every_steps, every_epochs = self.settings.checkpoint_every_steps, self.settings.checkpoint_every_epochs
+        if every_steps and self.step % every_steps == 0:
+            return True
+        epoch_counts = bool(every_epochs) and (self.epoch + 1) % every_epochs == 0
+        return ends_epoch and (self._validation_is_due or epoch_counts)
 
     def train_step(self, batch: Batch) -> None:
         """Learns from one batch: forward, loss, backward, clip, optimiser, average."""
@@ -214,7 +227,9 @@ class Trainer:
         self._unread.clear()
         rescue = self.rescue.next()
         if rescue is None or not self.checkpoints.restore():
-            raise PosefoundryError(f"{error} {self._images_of(error.step)} {ADVICE}") from None
+            folder = self.checkpoints.folder.path if self.checkpoints.folder else None
+            told = diagnose(error, self.log, self.loader, folder) if self.group.is_main else ""
+            raise PosefoundryError(self.group.from_main(told)) from None
         self.rescue = rescue
         if self.group.is_main:
             print(
@@ -222,16 +237,6 @@ class Trainer:
                 f"{rescue.learning_rate_scale:g} from now on.",
                 file=sys.stderr,
             )
-
-    def _images_of(self, step: int) -> str:
-        """Names the images of a step, of all processes together."""
-        sampler: Any = self.loader.batch_sampler
-        paths = getattr(self.loader.dataset, "paths", [])
-        sampler.epoch, number = divmod(step, len(self.loader))
-        indices = sampler.order()[number * sampler.batch_size :][: sampler.batch_size]
-        names = [paths[index].name for index in indices[:MAX_NAMES]]
-        more = f" and {len(indices) - MAX_NAMES} more" if len(indices) > MAX_NAMES else ""
-        return f"Images of step {step}: {', '.join(names)}{more}."
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that the next step depends on, and the sums of the epoch under way."""

@@ -2,9 +2,9 @@
 
 import csv
 import io
+import os
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class FileLog(Observer):
         # A training may have a million steps: their numbers lie in one array, row after row.
         self._step_columns: list[str] = ["step"]
         self._steps = array("d")
+        self._n_written = 0  # of these numbers, in steps.csv
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
         """Remembers a row of steps.csv."""
@@ -50,30 +51,45 @@ class FileLog(Observer):
         self._steps.extend((step, *values.values()))
 
     def epoch_done(self, epoch: int, values: dict[str, float | None]) -> None:
-        """Writes all three files anew; where the disk refuses, the next epoch will."""
+        """Writes all three files; where the disk refuses, the next epoch will."""
         self.epochs.append({"epoch": epoch, **values})
         try:
             write_text_atomic(self.folder / "results.csv", _csv(self.epochs))
-            write_text_atomic(self.folder / "steps.csv", _csv(self._step_rows()))
+            self._write_steps(self.folder / "steps.csv")
             write_json_atomic(self.folder / "results.json", {"epochs": self.epochs})
         except OSError as error:
+            self._n_written = 0
             print(f"{self.folder}: the log of epoch {epoch} could not be written: {error}.", file=sys.stderr)
 
-    def _step_rows(self) -> Iterator[dict[str, float | None]]:
-        width = len(self._step_columns)
-        for start in range(0, len(self._steps), width):
-            step, *values = self._steps[start : start + width]
-            yield {"step": int(step), **dict(zip(self._step_columns[1:], values, strict=True))}
+    def _write_steps(self, path: Path) -> None:
+        """Adds the rows that are new; where what lies there may not be this training's, writes the file anew."""
+        is_own = self._n_written > 0 and path.is_file()
+        written = path if is_own else path.with_name(f".{path.name}.partial")
+        with written.open("a" if is_own else "w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            if not is_own:
+                writer.writerow(self._step_columns)
+            width = len(self._step_columns)
+            for start in range(self._n_written if is_own else 0, len(self._steps), width):
+                step, *values = self._steps[start : start + width]
+                writer.writerow((int(step), *(f"{value:.6g}" for value in values)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        written.replace(path)
+        self._n_written = len(self._steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all rows so far."""
-        steps = torch.tensor(self._steps, dtype=torch.float64).reshape(-1, len(self._step_columns))
-        return {"epochs": list(self.epochs), "step_columns": self._step_columns, "steps": steps}
+        # A copy: while a tensor looks at the array, the array cannot grow.
+        steps = torch.frombuffer(self._steps, dtype=torch.float64).clone() if self._steps else torch.zeros(0).double()
+        shaped = steps.reshape(-1, len(self._step_columns))
+        return {"epochs": list(self.epochs), "step_columns": self._step_columns, "steps": shaped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on after these rows."""
         self.epochs, self._step_columns = list(state["epochs"]), state["step_columns"]
         self._steps = array("d", state["steps"].numpy().tobytes())
+        self._n_written = 0
 
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         """Writes the picture as JPEG."""
@@ -84,8 +100,7 @@ class FileLog(Observer):
         cv2.imwrite(str(path), image_bgr)
 
 
-def _csv(given: Iterable[dict[str, float | None]]) -> str:
-    rows = list(given)
+def _csv(rows: list[dict[str, float | None]]) -> str:
     columns = list(dict.fromkeys(column for row in rows for column in row))
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")

@@ -45,11 +45,24 @@ def build_optimizer(model: PoseModel, settings: Train) -> torch.optim.Optimizer:
             return torch.optim.AdamW(described, lr=settings.learning_rate, betas=(settings.momentum, 0.999), fused=True)
         case "sgd":
             nesterov = settings.momentum > 0
-            return torch.optim.SGD(
+            sgd = torch.optim.SGD(
                 described, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov, fused=True
             )
+            if nesterov:
+                _begin_momentum_at_zero(sgd)
+            return sgd
         case "musgd":
             return MuSGD(described, lr=settings.learning_rate, momentum=settings.momentum)
+
+
+def _begin_momentum_at_zero(sgd: torch.optim.SGD) -> None:
+    """Gives the first step the buffers that it would make: where it is left out, a fused step leaves them as they are.
+
+    From zero, without dampening, the first step's momentum is its gradient, as without buffers.
+    """
+    for group in sgd.param_groups:
+        for parameter in group["params"]:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
 
 def learning_rate_at(step: int, steps_per_epoch: int, settings: Train) -> float:

@@ -17,10 +17,11 @@ class DivergedError(PosefoundryError):
 
     Attributes:
         step: The first of them.
+        values: Its numbers: loss terms, gradient norm.
     """
 
     def __init__(self, step: int, values: Mapping[str, float], n_skipped: int) -> None:
-        self.step = step
+        self.step, self.values = step, values
         broken = [
             f"the loss term {name.removeprefix('loss_')}"
             for name, value in values.items()
@@ -40,12 +41,14 @@ class Rescue:
     Attributes:
         learning_rate_scale: What the schedule's learning rate is multiplied by.
         returns: How often the training went back.
+        in_a_row: Steps left out since the last good one.
+        first: Number and values of the first of these.
     """
 
     learning_rate_scale: float = 1.0
     returns: int = 0
     in_a_row: int = 0
-    _first: tuple[int, Mapping[str, float]] | None = field(default=None, repr=False)
+    first: tuple[int, Mapping[str, float]] | None = field(default=None, repr=False)
 
     def watch(self, step: int, values: Mapping[str, float]) -> None:
         """Hears of each step, in order.
@@ -54,12 +57,12 @@ class Rescue:
             DivergedError: Too many in a row were left out.
         """
         if not values["skipped"]:
-            self.in_a_row, self._first = 0, None
+            self.in_a_row, self.first = 0, None
             return
-        self._first = self._first or (step, values)
+        self.first = self.first or (step, values)
         self.in_a_row += 1
         if self.in_a_row >= SKIPPED_IN_A_ROW:
-            raise DivergedError(*self._first, n_skipped=self.in_a_row)
+            raise DivergedError(*self.first, n_skipped=self.in_a_row)
 
     def next(self) -> "Rescue | None":
         """Returns how to go on from a checkpoint, or None where that has been tried often enough."""
@@ -69,4 +72,4 @@ class Rescue:
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint keeps."""
-        return {name: value for name, value in asdict(self).items() if not name.startswith("_")}
+        return asdict(self)

@@ -133,12 +133,19 @@ def train_model(
         facts=lambda: _facts(trainer, best),
         best_step=lambda: best.step,
     )
-    if trainer.checkpoints.restore() and group.is_main:
-        print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
-        if best.weights:
-            write_or_keep("best", best.weights, best.epoch, best.metrics)
-    elif group.is_main:
-        write_or_keep("last", trainer.average.model.state_dict(), 0, {})  # to name when going on after an early stop
+    if trainer.checkpoints.restore():
+        if group.is_main:
+            print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
+            if best.weights:
+                write_or_keep("best", best.weights, best.epoch, best.metrics)
+    else:
+        if group.is_main and checkpoints is not None and checkpoints.steps():
+            print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
+        trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
+        if group.is_main:
+            write_or_keep(
+                "last", trainer.average.model.state_dict(), 0, {}
+            )  # to name when going on after an early stop
     _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
     for name, kept in unwritten.items():

@@ -95,7 +95,18 @@ class Yolo26Criterion:
         self.flow = flow
         self.epochs = epochs
         self.sum_over_processes = sum_over_processes
+        self._gains = torch.tensor([getattr(gains, name) for name in self.terms])
         self.one_to_many_weight = FIRST_ONE_TO_MANY_WEIGHT
+
+    @property
+    def one_to_many_weight(self) -> float:
+        """The share of the one-to-many head in the loss; the other head has the rest."""
+        return self._one_to_many_weight
+
+    @one_to_many_weight.setter
+    def one_to_many_weight(self, weight: float) -> None:
+        self._one_to_many_weight = weight
+        self._head_weights = torch.tensor([weight, 1 - weight])
 
     def start_epoch(self, epoch: int) -> None:
         """Shifts weight from the one-to-many to the one-to-one head, linearly from the first to the last epoch."""
@@ -107,9 +118,7 @@ class Yolo26Criterion:
         """Returns the loss of the batch; its total counts times the global number of images, as published."""
         if output.one_to_one is None:
             raise ValueError("Expected the outputs of both heads, got one.")
-        self.sigmas = self.sigmas.to(output.boxes.device)
-        self.joint_weights = self.joint_weights.to(output.boxes.device)
-        self.weights = self.weights.to(output.boxes.device)
+        self._move_constants(output.boxes.device)
         outputs = (output, output.one_to_one)
         assignments = (self._assign(output, batch, ONE_TO_MANY), self._assign(output.one_to_one, batch, ONE_TO_ONE))
         n_images, heads = self._with_global_counts(outputs, assignments, batch)
@@ -123,14 +132,18 @@ class Yolo26Criterion:
                 for head, likelihood, above in zip(heads, likelihoods, above_floor, strict=True)
             ]
         )  # (2, terms)
-        gains = per_head.new_tensor([getattr(self.gains, name) for name in self.terms])
-        weights = per_head.new_tensor([self.one_to_many_weight, 1 - self.one_to_many_weight])
-        terms = weights @ per_head * gains
+        terms = self._head_weights @ per_head * self._gains
         return PoseLoss(
             total=terms.sum() * n_images,
             terms=dict(zip(self.terms, terms.detach(), strict=True)),
             n_positive_anchors=assignments[0].is_positive.sum(),
         )
+
+    def _move_constants(self, device: torch.device) -> None:
+        """Moves them to the device where they are not there yet: a copy makes the host wait."""
+        self.sigmas, self.joint_weights = self.sigmas.to(device), self.joint_weights.to(device)
+        self.weights, self._gains = self.weights.to(device), self._gains.to(device)
+        self._head_weights = self._head_weights.to(device)
 
     @torch.no_grad()
     def _assign(self, output: HeadOutput, batch: Batch, rule: _HeadRule) -> Assignment:
@@ -170,9 +183,9 @@ class Yolo26Criterion:
     ) -> tuple[Tensor, list[_Head]]:
         """Returns the number of images of all processes, and the heads with their targets and counts."""
         positives = [Positives.of(a, output, batch) for a, output in zip(assignments, outputs, strict=True)]
-        local = [batch.boxes_xyxy.new_tensor(float(len(batch.images)))]
+        local = [batch.boxes_xyxy.new_full((), len(batch.images))]
         for assignment, own in zip(assignments, positives, strict=True):
-            local += [assignment.scores.sum(), own.visible.new_tensor(float(len(own))), own.visible.sum()]
+            local += [assignment.scores.sum(), own.visible.new_full((), len(own)), own.visible.sum()]
         n_images, *counts = self.sum_over_processes(torch.stack(local)).unbind()
         at_least_one = [count.clamp(min=1) for count in counts]
         return n_images, [
@@ -187,7 +200,8 @@ class Yolo26Criterion:
         distances = positives.select(head.output.boxes)
         boxes_xyxy = boxes_from_distances(positives.points_xy, distances)
         height, width = batch.images.shape[-2:]
-        side_px = distances.new_tensor([width, height, width, height])
+        side_px = distances.new_full((4,), width)
+        side_px[1::2] = height
         l1 = ((distances - positives.distances_ltrb()).abs() * positives.strides_px / side_px).mean(-1)
         raw = positives.select(head.output.keypoints).unflatten(-1, self.kpt_shape)
         keypoints_xy = self._keypoints_xy(raw, positives)

@@ -63,20 +63,20 @@ class Yolov8Criterion:
     def __call__(self, output: HeadOutput, batch: Batch) -> PoseLoss:
         """Returns the loss of the batch; its total counts times the global number of images, as published."""
         logits = output.scores.float().transpose(1, 2)  # (B, A, C)
+        self.sigmas, self.weights = self.sigmas.to(logits.device), self.weights.to(logits.device)  # moved once
         assignment = self._assign(output, logits, batch)
         positives = Positives.of(assignment, output, batch)
         n_images, score_sum, n_positive = self._global_counts(batch, assignment)
 
-        weights = self.weights.to(logits.device)
         box, dfl = _box_losses(positives.select(output.boxes), positives, score_sum)
         raw = positives.select(output.keypoints).unflatten(-1, self.kpt_shape)
         # The decoding of the families: (2 raw + anchor - 0.5) strides, with the anchor at the cell's centre.
         keypoints_xy = raw[..., :2] * 2 + (positives.points_xy - 0.5)[:, None]
         terms = {
             "box": box,
-            "pose": oks_loss(keypoints_xy, positives, self.sigmas.to(raw.device), weights.keypoints, n_positive),
+            "pose": oks_loss(keypoints_xy, positives, self.sigmas, self.weights.keypoints, n_positive),
             "kobj": visibility_loss(raw, positives, n_positive),
-            "cls": class_loss(logits, assignment, score_sum, weights.classes),
+            "cls": class_loss(logits, assignment, score_sum, self.weights.classes),
             "dfl": dfl,
         }
         weighted = {name: terms[name] * getattr(self.gains, name) for name in self.terms}
@@ -104,7 +104,7 @@ class Yolov8Criterion:
         """Returns images, sum of target scores and positive anchors of all processes; the latter two at least 1."""
         local = torch.stack(
             [
-                assignment.scores.new_tensor(float(len(batch.images))),
+                assignment.scores.new_full((), len(batch.images)),
                 assignment.scores.sum(),
                 assignment.is_positive.sum().to(assignment.scores.dtype),
             ]
