@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,12 @@ def launch(command: list[str], settings: dict, folder: Path, host: str | None = 
 
 
 def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
-    told = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        told = [process.communicate(timeout=120)[1] for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()  # and with it what it has started
+        raise
     return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
@@ -80,13 +86,29 @@ def test_two_hosts_learn_what_two_processes_learn(
 
 
 @pytest.mark.slow
-def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "rank"), [("sleep", 1), ("freeze", 0), ("freeze", 1)])
+def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path, fault: str, rank: int) -> None:
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
-    command = [str(HERE / "group_member.py"), str(tmp_path), "sleep", "3"]
+    command = [str(HERE / "group_member.py"), str(tmp_path), fault, "3", str(rank)]
     results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
     assert [status for status, _ in results] == [2, 2], results
-    assert any("stalled: rank 1 (" in told for _, told in results)
-    assert not (tmp_path / "1_1").exists()
+    assert any(f"stalled: rank {rank} (" in told for _, told in results)
+    assert not (tmp_path / f"1_{rank}").exists()
+    if fault == "freeze" and rank == 0:  # nothing on its own host can know why it ends
+        assert "got rank 1: exit status 2" in results[0][1]
+        assert f"({ADDRESSES[0]}) has ended this training; its output tells why" in results[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int) -> None:
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "lose-host", "60", str(rank)]
+    results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
+    (lost, _), (status, told) = results[1 - rank], results[rank]
+    assert (lost, status) == (-9, 2), results
+    (sentence,) = (line for line in told.splitlines() if line.startswith("launch: "))
+    assert re.search(rf"connection to .*{re.escape(ADDRESSES[1 - rank])}.* was lost after the training began", sentence)
 
 
 @pytest.mark.slow
