@@ -45,15 +45,18 @@ def hosts() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
+def environment() -> dict[str, str]:
+    """The second address sorts last: the host that the rendezvous names has rank 0 all the same."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "POSEFOUNDRY_RDZV": f"{ADDRESSES[1]}:{PORT}"}
+
+
 def launch(command: list[str], settings: dict, folder: Path, host: str | None = None) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     given = folder / "settings.json"
     given.write_text(json.dumps(settings))
     inside = ["ip", "netns", "exec", host] if host else []
-    # The second address sorts last: the host that the rendezvous names has rank 0 all the same.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POSEFOUNDRY_RDZV": f"{ADDRESSES[1]}:{PORT}"}
     whole = [*inside, sys.executable, str(HERE / "launch.py"), str(given), sys.executable, *command]
-    return subprocess.Popen(whole, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(whole, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
 def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
@@ -132,3 +135,33 @@ def test_hosts_with_different_parameters_refuse(hosts: tuple[str, str], tmp_path
     ))  # fmt: skip
     assert [status for status, _ in results] == [2, 2], results
     assert any("different parameters" in told for _, told in results)
+
+
+@pytest.mark.slow
+def test_hosts_with_different_data_refuse(hosts: tuple[str, str], people: Path, tmp_path: Path) -> None:
+    settings = {"nodes": 2, "batch_size": 6, "image_size_px": 64, "device": "cpu", "epochs": 1}
+    stages = []
+    for host in hosts:
+        project = tmp_path / host
+        shutil.copytree(people, project / "data")
+        (project / "checks.json").write_text('{"passed": true}')
+        (project / "params.yaml").write_text(json.dumps({"train": settings}))
+        (project / "models").mkdir()
+        (project / "models/kept").touch()
+    labels = sorted((tmp_path / hosts[0] / "data/yolo/labels/train").iterdir())
+    labels[0].write_text("")
+    for host in hosts:
+        command = ["ip", "netns", "exec", host, sys.executable, "-m", "posefoundry.stages.train"]
+        command += ["--raw", "data/raw", "--yolo", "data/yolo", "--data-checks", "checks.json", "--report", "report"]
+        command += ["--checkpoints", "checkpoints", "--models", "models"]
+        stages.append(subprocess.Popen(
+            command, cwd=tmp_path / host, env=environment(), stderr=subprocess.PIPE, text=True,
+        ))  # fmt: skip
+    results = end(*stages)
+    assert [status for status, _ in results] == [2, 2], results
+    for host, (_, told) in zip(hosts, results, strict=True):
+        assert re.search(r"the host \S+ \(rank 1\) would train with other training data than \S+ \(rank 0\)\.", told), (
+            told
+        )
+        assert "all go on from" not in told
+        assert (tmp_path / host / "models/kept").exists()
