@@ -115,18 +115,6 @@ def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int)
 
 
 @pytest.mark.slow
-def test_a_process_lost_on_one_host_begins_again_on_both(hosts: tuple[str, str], tmp_path: Path) -> None:
-    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
-    command = [str(HERE / "group_member.py"), str(tmp_path), "kill", "60"]
-    results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
-    assert [status for status, _ in results] == [0, 0], results
-    first, second = (json.loads((tmp_path / f"1_{rank}").read_text()) for rank in (0, 1))
-    assert first["sum"] == second["sum"] == 3
-    assert first["network"] != second["network"]
-    assert first["torchrun_rank"] == 1, "the addresses' order would have made the other host the first"
-
-
-@pytest.mark.slow
 def test_hosts_with_different_parameters_refuse(hosts: tuple[str, str], tmp_path: Path) -> None:
     command = [str(HERE / "group_member.py"), str(tmp_path), "none", "60"]
     results = end(*(
@@ -165,3 +153,28 @@ def test_hosts_with_different_data_refuse(hosts: tuple[str, str], people: Path, 
         )
         assert "all go on from" not in told
         assert (tmp_path / host / "models/kept").exists()
+
+
+@pytest.mark.slow
+def test_after_a_lost_process_both_hosts_go_on_from_the_checkpoint(
+    hosts: tuple[str, str], people: Path, tmp_path: Path, small_job: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_job | {"checkpoint_every_steps": 2, "max_restarts": 1}
+
+    def command(folder: Path, doomed_rank: int) -> list[str]:
+        files = people / "yolo/dataset.yaml", people / "raw/annotations/val.json", folder
+        return [str(HERE / "train_with_checkpoints.py"), *map(str, files), str(doomed_rank)]
+
+    folders = [tmp_path / host for host in hosts]
+    results = end(*(
+        launch(command(folder, 1), settings | {"processes": 1, "nodes": 2}, folder, host)
+        for host, folder in zip(hosts, folders, strict=True)
+    ))  # fmt: skip
+    assert [status for status, _ in results] == [0, 0], results
+    assert "lost rank 1 (killed by SIGKILL)" in results[0][1]
+    assert "Going on after step 2 of 4" in capfd.readouterr().out
+    undisturbed = tmp_path / "undisturbed"
+    assert end(launch(command(undisturbed, -1), settings | {"processes": 2}, undisturbed))[0][0] == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (folders[1] / "weights" / name).read_bytes() == (undisturbed / "weights" / name).read_bytes()
+    assert not (folders[0] / "weights").exists(), "the addresses' order would have made the other host the first"
