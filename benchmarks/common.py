@@ -32,4 +32,4 @@ def draw_people(folder: Path, imgsz: int, *, train_images: int, val_images: int 
 def print_table(table: Table) -> None:
     """Prints a table in its full width, also where there is no terminal to ask."""
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    (console if console.is_terminal else Console(width=140)).print(table)

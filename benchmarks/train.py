@@ -1,13 +1,15 @@
 """Images per second of a training's whole loop, and where the time goes, beside the plainest float32 loop.
 
-    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [workers=0]
+    python benchmarks/train.py [model=yolov8n-pose] [imgsz=256,640] [batch=16] [steps=6] [rounds=3] [workers=auto]
                                [compile=0]
 
 Drawn people; loader, forward, loss, backward, optimiser and moving average included. The plain loop is what one would
 write first: the same model, loss and augmentation in float32, images read from their files, the default memory format,
 AdamW and moving average one tensor at a time. All ways run in turn in one process; the fastest round of each counts.
-Then how many images a second are judged and what that takes of an epoch that ends with it, and the most memory that was
-taken; `workers` prepare batches beside ours.
+`of ceiling` is what the model's operations, forward and backward, come to a second, as a share of the rate at which the
+device multiplies large matrices in the same precision; convolutions of small models reach only a part of that anywhere.
+Then how many images a second are judged, as the training judges, and what that takes of an epoch that ends with it, and
+the most memory that was taken; `workers` prepare batches beside ours.
 """
 
 import resource
@@ -23,15 +25,17 @@ from typing import Any
 import torch
 from common import draw_people, print_table, read_options
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
-from posefoundry.config import Augment, Train
+from posefoundry.config import AUTO_WORKERS, Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.inference.backends import cpu_name
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
+from posefoundry.training.image_cache import ImageCache
 from posefoundry.training.loader import training_loader
-from posefoundry.training.loop import Trainer
+from posefoundry.training.loop import Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.validation import Validator
 
@@ -42,11 +46,15 @@ OPTIONS = {
     "batch": "16",
     "steps": "6",
     "rounds": "3",
-    "workers": "0",
+    "workers": "auto",
     "compile": "0",
 }
 VAL_IMAGES = 32
 TRAINED_PER_VALIDATED = 10
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Sides of the square matrices that the ceiling is measured with, large enough for the device to be busy.
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+MATRIX_SECONDS = 1.0
 
 
 class Stopwatch:
@@ -76,30 +84,41 @@ class Way:
     """One way to train: a round of it, and what the rounds took."""
 
     name: str
+    precision: str
     round: Callable[[Stopwatch | None], None]
     seconds: float = float("inf")
     shares: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the device could do at most, by precision, and what an image takes of it."""
+
+    flops_per_s: dict[str, float]
+    flop_an_image: float
 
 
 def main() -> None:
     options = read_options(OPTIONS)
     batch, steps, rounds = (int(options[name]) for name in ("batch", "steps", "rounds"))
     group = join_process_group("auto")
+    ceilings = {name: matrix_flops_per_s(group.device, dtype) for name, dtype in PRECISIONS.items()}
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
-            settings = training_settings(options["model"], imgsz, batch, int(options["workers"]))
+            settings = training_settings(options["model"], imgsz, batch, options["workers"])
             draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES)
             ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
             if options["compile"] == "1":
                 ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
             measure(ways, rounds)
             validation = validation_speed(Path(folder), settings, group)
+            ceiling = Ceiling(ceilings, flop_an_image(Path(folder), settings, group))
         device = torch.cuda.get_device_name() if group.device.type == "cuda" else cpu_name()
         title = f"{settings.model}, {imgsz} px, batch {batch}, {torch.get_num_threads()} threads, {device}"
-        show(ways, n_images=batch * steps, title=title, validation=validation)
+        show(ways, n_images=batch * steps, title=title, validation=validation, ceiling=ceiling)
 
 
-def training_settings(model: str, imgsz: int, batch: int, workers: int = 0) -> Train:
+def training_settings(model: str, imgsz: int, batch: int, workers: str = "0") -> Train:
     return Train(
         model=model,
         epochs=1000,
@@ -107,7 +126,7 @@ def training_settings(model: str, imgsz: int, batch: int, workers: int = 0) -> T
         image_size_px=imgsz,
         optimizer="adamw",
         learning_rate=0.001,
-        loader_workers=workers,
+        loader_workers=AUTO_WORKERS if workers == "auto" else int(workers),
         augment=Augment(mosaic_probability=0.0),
     )
 
@@ -131,7 +150,7 @@ def our_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
         wait_for_gpu()
 
     precision = "bfloat16" if trainer.autocast_to_bf16 else "float32"
-    return Way(f"posefoundry, {precision}{', compiled' if settings.compile else ''}", epoch)
+    return Way(f"posefoundry, {precision}{', compiled' if settings.compile else ''}", precision, epoch)
 
 
 def plain_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
@@ -158,7 +177,7 @@ def plain_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
             time_of("average", move_averages)()
         wait_for_gpu()
 
-    return Way("plain loop, float32", epoch)
+    return Way("plain loop, float32", "float32", epoch)
 
 
 @contextmanager
@@ -216,7 +235,7 @@ def measure(ways: list[Way], rounds: int) -> None:
 
 
 def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> float:
-    """Returns images a second of judging the val split, prediction and OKS evaluation."""
+    """Returns images a second of judging the val split as the training does from the second time on: from its cache."""
     spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
     model = build_model(settings.model).to(group.device).eval()
     info = ModelInfo(
@@ -229,11 +248,38 @@ def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> floa
         image_size_px=settings.image_size_px,
     )
     annotations = folder / "raw" / "annotations" / "val.json"
-    validator = Validator(annotations, spec.splits["val"], info, group, settings.batch_size, "float32")
+    precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
+    validator = Validator(annotations, spec.splits["val"], info, group, settings.batch_size, precision)
+    cache = ImageCache(len(validator.images), settings.image_size_px, settings.image_cache_gib * 2**30)
+    validator.images.keep_in(cache, first_number=0)
     validator(model)
     start = time.perf_counter()
     validator(model)
     return VAL_IMAGES / (time.perf_counter() - start)
+
+
+def flop_an_image(folder: Path, settings: Train, group: ProcessGroup) -> float:
+    """Returns what a step of the training computes for an image; a multiplication with its addition counts as two."""
+    trainer = new_trainer(folder, settings.model_copy(update={"loader_workers": 0}), group)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        trainer.train_step(next(iter(trainer.loader)))
+    return counter.get_total_flops() / settings.batch_size
+
+
+def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """Returns the rate at which the device multiplies large square matrices, the best of a second's tries."""
+    side = MATRIX_SIDE[device.type]
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    one @ other
+    best, until = float("inf"), time.perf_counter() + MATRIX_SECONDS
+    while time.perf_counter() < until:
+        wait_for_gpu()
+        start = time.perf_counter()
+        one @ other
+        wait_for_gpu()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
 
 
 def wait_for_gpu() -> None:
@@ -241,15 +287,19 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def show(ways: list[Way], *, n_images: int, title: str, validation: float) -> None:
+def show(ways: list[Way], *, n_images: int, title: str, validation: float, ceiling: Ceiling) -> None:
     table = Table(title=title)
-    for column in ("way", "images/s", "x plain", *SHARES, "rest"):
+    for column in ("way", "images/s", "x plain", "of ceiling", *SHARES, "rest"):
         table.add_column(column, no_wrap=True, justify="left" if column == "way" else "right")
     for way in ways:
-        speeds = f"{n_images / way.seconds:.1f}", f"{ways[0].seconds / way.seconds:.2f}"
+        images_per_second = n_images / way.seconds
+        reached = images_per_second * ceiling.flop_an_image / ceiling.flops_per_s[way.precision]
+        speeds = f"{images_per_second:.1f}", f"{ways[0].seconds / way.seconds:.2f}", f"{reached:.1%}"
         shares = [way.shares[name] for name in SHARES]
         table.add_row(way.name, *speeds, *(f"{share:.0%}" for share in (*shares, 1 - sum(shares))))
     print_table(table)
+    rates = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in ceiling.flops_per_s.items())
+    print(f"ceiling: matrices are multiplied at {rates}; a step takes {ceiling.flop_an_image / 1e9:.2f} GFLOP an image")
     images_per_second = n_images / ways[1].seconds
     share = 1 / (1 + TRAINED_PER_VALIDATED * validation / images_per_second)
     print(

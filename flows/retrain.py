@@ -34,6 +34,7 @@ from posefoundry.orchestration.dvc_graph import (
     sole_run,
 )
 from posefoundry.orchestration.summary import StageRecord, summarise
+from posefoundry.orchestration.verdict import GATE, why_outdated
 
 
 @flow(name="retrain")
@@ -81,20 +82,31 @@ def _run_in_order(stages: list[PipelineStage], project: Path) -> list[StageRecor
 def run_by_dvc(stage: PipelineStage, project: Path) -> State:
     """One stage, its lines in the run's log. Failures are states, so that nobody reads a traceback for a message."""
     logger = get_run_logger()
+    outdated = _why_outdated(project) if stage.name == GATE else None
     try:
         outcome = run_stage(
             stage.name,
             project=project,
             on_line=lambda line: logger.info(line),
             time_limit_s=stage.policy.time_limit_s,
+            force=outdated is not None,
         )
     except RejectedError as verdict:
         return Failed(name="Rejected", message=str(verdict))
     except StageFailedError as error:
         return Failed(message=str(error))
     if outcome is Outcome.RAN:
-        return Completed()
+        return Completed(message=f"decided anew: {outdated}" if outdated else None)
     return Completed(name="Cached", message="unchanged" if outcome is Outcome.CACHED else "restored from the run cache")
+
+
+def _why_outdated(project: Path) -> str | None:
+    """Why the gate's verdict is about another model than the one in production; a registry away is no reason."""
+    try:
+        return why_outdated(project)
+    except PosefoundryError as error:
+        get_run_logger().warning("Whether the gate compared with the model in production cannot be told. %s", error)
+        return None
 
 
 def _final_state(records: list[StageRecord]) -> State:

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -104,6 +105,34 @@ def test_the_story_of_two_versions(run, register):
     status, out, err = run("history")
     assert (status, err) == (0, "")
     assert all(part in out for part in ("the first", "better", "misses cyclists", "Ada <ada@example.org>", "rollback"))
+
+
+@pytest.mark.parametrize(
+    ("compared_with", "aliases", "is_told"),
+    [
+        ("1", ("candidate",), True),
+        ("2", ("candidate",), False),
+        ("", ("candidate",), False),
+        ("1", ("candidate", "production"), False),
+        ("1", (), False),
+    ],
+)
+def test_a_candidate_that_was_compared_with_an_older_production_is_told(
+    run, monkeypatch, compared_with, aliases, is_told
+):
+    from posefoundry.registry import versions
+
+    def version(number, aliases, compared_with):
+        tags = {"gate.compared_with": compared_with}
+        return versions.ModelVersion("posefoundry", number, aliases, tags, None, datetime.now(UTC))
+
+    production = version("2", () if "production" in aliases else ("production",), "1")
+    found = [version("3", aliases, compared_with), production]
+    monkeypatch.setattr(versions, "list_versions", lambda name: found)
+    status, out, _ = run("versions")
+    assert status == 0
+    told = "The gate compared version 3 with version 1, but in production is version 2.\nTo judge it anew, where it was"
+    assert (told in out) is is_told
 
 
 def test_a_refusal_is_one_message_and_a_status(run, project):

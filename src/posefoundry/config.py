@@ -13,6 +13,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 
 AUTO_BATCH = -1  # what `batch_size: auto` is kept as
+AUTO_WORKERS = -1  # what `loader_workers: auto` is kept as
 
 
 def _positive_or_auto(value: int) -> int:
@@ -23,6 +24,9 @@ def _positive_or_auto(value: int) -> int:
 
 BatchSize = Annotated[
     int, BeforeValidator(lambda value: AUTO_BATCH if value == "auto" else value), AfterValidator(_positive_or_auto)
+]
+LoaderWorkers = Annotated[
+    int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value), Field(ge=AUTO_WORKERS)
 ]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -63,7 +67,7 @@ class CocoSource(Section):
     root: Path = Path("data/source")
     annotations: str = "annotations/person_keypoints_{split}2017.json"
     images: str = "{split}2017"
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
     @model_validator(mode="after")
     def _templates_name_the_split(self) -> Self:
@@ -176,7 +180,7 @@ class Train(Section):
     freeze_layers: NonNegativeInt = 0
     freeze_batchnorm: bool = False
     sync_batchnorm: bool = False
-    loader_workers: NonNegativeInt = 0
+    loader_workers: LoaderWorkers = AUTO_WORKERS
     loss: LossGains = LossGains()
     augment: Augment = Augment()
 
@@ -435,7 +439,8 @@ def describe_validation_error(error: ValidationError, model: type[BaseModel]) ->
             message = fault["msg"].removeprefix("Value error, ")
             given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
             sentences.append(f"{name}: {message}{given}")
-    return "; ".join(sentences) + "."
+    told = "; ".join(sentences)
+    return told if told.endswith("?") else f"{told}."
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -209,10 +209,10 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
     with pytest.raises(PosefoundryError, match="val: expected data="):
         YOLO("yolov8n-pose.yaml").val()
     (workplace / "tags.csv").write_text("file_name,site\n00.png,yard\n01.png,yard\n")
-    own = {"tags": "tags.csv", "pck_thresholds": [0.3], "pck_reference": "torso"}
+    own = {"tags": "tags.csv", "pck_thresholds": [0.3], "pck_reference": "torso", "pckh_threshold": 0.7}
     metrics = YOLO("yolov8n-pose.pt").val(data="coco8-pose.yaml", imgsz=64, save_json=True, split="train", **own)
     assert [row["images"] for row in metrics.slices if row["slice"] == "site=yard"] == [2]
-    assert [key for key in metrics.keypoints if key.startswith("pck_")] == ["pck_0.3"]
+    assert [key for key in metrics.keypoints if key.startswith("pck")] == ["pck_0.3", "pckh_0.7"]
     assert metrics.passport["pck_reference"] == "torso"
     assert metrics.save_dir == Path("runs/pose/val")
     assert read_json(metrics.save_dir / "metrics.json")["images"] == 4

@@ -269,6 +269,65 @@ def test_flat_sigmas_of_persons_without_area_flatter_by_the_box(evaluate, tmp_pa
     assert len(told[0]) == 1 and told[1] == told[0]
 
 
+def three_persons(scores):
+    """A person in each of three images, each found to the pixel."""
+    content, _ = random_files(0, n_images=3)
+    content["annotations"] = [
+        {"id": n, "image_id": image["id"], "category_id": 1, "bbox": [50, 50, 100, 200], "area": 10000.0, "iscrowd": 0,
+         "keypoints": [v for k in range(17) for v in (50 + 5 * k, 60 + 9 * k, 2)], "num_keypoints": 17}
+        for n, image in enumerate(content["images"], 1)
+    ]  # fmt: skip
+    results = [
+        {key: annotation[key] for key in ("image_id", "category_id", "keypoints", "bbox")} | {"score": score}
+        for annotation, score in zip(content["annotations"], scores, strict=True)
+    ]
+    return content, results
+
+
+@pytest.mark.parametrize(
+    ("scores", "seen", "counted"),
+    [
+        ((0.2, 0.1, 0.15), None, 0),
+        ((0.2, 0.1, 0.15), 0.1, 3),
+        ((0.2, 0.9, 0.9), None, 2),
+        ((20, 90, 95), None, 3),
+        ((20, 30, 95), 50, 1),
+        ((-3, -4, -1), -4, 3),
+    ],
+)
+def test_the_score_from_which_detections_count_is_told_and_asked_for(evaluate, tmp_path, scores, seen, counted):
+    """Scores of a scale of their own do not silently make three perfect poses three missed ones."""
+    write(tmp_path, *three_persons(scores))
+    status, out, err = evaluate(*FILES, "json=out.json", *([] if seen is None else [f"seen={seen}"]))
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert (status, err) == (0, "")
+    assert got["oks_ap"] == pytest.approx(1.0)
+    assert got["pck_0.1"] == pytest.approx(counted / 3)
+    assert (got["errors"]["counts"]["good"], got["errors"]["counts"]["missed_person"]) == (17 * counted, 3 - counted)
+    assert got["passport"]["pck_min_score"] == (0.25 if seen is None else seen)
+    told = f"Warning: {3 - counted} of the 3 persons found (OKS of 0.50 or more) are found by detections with a score"
+    assert (told in out) == (counted < 2) == bool(got["warnings"])
+
+
+def test_pck_at_thresholds_and_by_a_size_of_ones_choice(evaluate, tmp_path):
+    content, results = random_files(1, names=("head_top", "neck", "left_shoulder", "right_hip"))
+    write(tmp_path, content, results)
+    words = ("pck_thresholds=[0.03, 0.3]", "pck_reference=torso", "pckh_threshold=0.7", "sigmas=flat", "slices=true")
+    status, out, err = evaluate(*FILES, "json=out.json", *words)
+    got = json.loads((tmp_path / "out.json").read_text())
+    assert (status, err) == (0, "")
+    assert [key for key in got if key.startswith("pck")] == ["pck_0.03", "pck_0.3", "pckh_0.7"]
+    assert 0 < got["pck_0.03"] < got["pck_0.3"]
+    assert got["pckh_0.7"] > 0
+    assert got["slices"][0]["pckh_0.7"] == got["pckh_0.7"]
+    assert got["passport"]["pck_reference"] == "torso"
+    assert f"PCK@0.3 {got['pck_0.3']:.3f}" in out and "of the torso." in out
+    write(tmp_path, *random_files(1, names=("tip", "tail")))
+    status, out, err = evaluate(*FILES, "pck_reference=torso", "sigmas=flat")
+    assert (status, out) == (2, "")
+    assert "a torso needs the keypoints left_shoulder and right_hip or" in err
+
+
 def changed(**changes):
     """A change of the first detection."""
     return lambda content, results: results[0].update(changes)
@@ -359,6 +418,14 @@ def test_what_is_no_results_file_is_one_line_and_status_2(evaluate, tmp_path, te
         ([*FILES, "sigmas=nowhere.yaml"], "or a file, found no file nowhere.yaml"),
         ([*FILES, "sigmas=odd.yaml"], "odd.yaml: expected YAML with sigmas"),
         ([*FILES, "sigmas=other.yaml"], "in the order of the annotations' keypoints, got 'tail' at place 1, where"),
+        ([*FILES, "seen=high"], "evaluate: seen: expected a number, the score from which on a detection counts"),
+        ([*FILES, "seen=true"], "evaluate: seen: expected a number"),
+        ([*FILES, "seen=.nan"], "evaluate: seen: expected a number"),
+        ([*FILES, "pck_thresholds=[]"], "evaluate: pck_thresholds: Tuple should have at least 1 item"),
+        ([*FILES, "pck_thresholds=[0.1, -1]"], "evaluate: pck_thresholds.1: Input should be greater than 0 (got -1)"),
+        ([*FILES, "pck_reference=head"], "evaluate: pck_reference: Input should be 'box' or 'torso' (got 'head')"),
+        ([*FILES, "pckh_threshold=0"], "evaluate: pckh_threshold: Input should be greater than 0 (got 0)"),
+        ([*FILES, "pck_treshold=1"], "evaluate: unknown setting 'pck_treshold'; did you mean 'pck"),
         ([*FILES, "tags=nowhere.csv"], "evaluate: tags: expected a CSV file, found none at nowhere.csv"),
         ([*FILES, "tags=long.csv"], "evaluate: tags: expected CSV in UTF-8, got long.csv: field larger than"),
         ([*FILES, "tags=size.csv"], "size.csv: the evaluation has slices by 'size' already"),

@@ -9,6 +9,7 @@ import yaml
 
 from posefoundry.commands.recipe import recipe
 from posefoundry.errors import PosefoundryError, RejectedError, StoppedError
+from posefoundry.training import batch_size
 from posefoundry.training.loop import Trainer
 
 TINY = {
@@ -56,7 +57,9 @@ def test_too_low_is_a_verdict_and_data_are_kept(kitchen, monkeypatch, capsys):
     assert json.loads((kitchen / "cooked/tiny/result.json").read_text())["as_expected"] is False
 
 
-def test_a_recipe_that_was_stopped_goes_on(kitchen, monkeypatch, capsys):
+@pytest.fixture
+def stopped(kitchen, monkeypatch):
+    """Cooks the recipe until a signal stops it after its first step."""
     monkeypatch.chdir(kitchen)
     step = Trainer.train_step
 
@@ -64,13 +67,38 @@ def test_a_recipe_that_was_stopped_goes_on(kitchen, monkeypatch, capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         step(trainer, batch)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", step_and_be_told_to_end)
-        with pytest.raises(StoppedError, match="stopped by a signal after step 1 of 2"):
-            recipe(["tiny", "out=stopped"])
+    def stop(*words):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "train_step", step_and_be_told_to_end)
+            with pytest.raises(StoppedError, match="stopped by a signal after step 1 of 2"):
+                recipe(["tiny", *words])
+
+    return stop
+
+
+def test_a_recipe_that_was_stopped_goes_on(kitchen, stopped, capsys):
+    stopped("out=stopped")
     recipe(["tiny", "out=stopped"])
     assert "Going on after step 1 of 2" in capsys.readouterr().out
     assert not list((kitchen / "stopped/tiny/checkpoints").glob("*/*"))
+
+
+def test_a_split_without_images_is_told_before_the_training(kitchen, monkeypatch):
+    """What the recipe learns from is here the source of another: all of its images, and none to test on."""
+    monkeypatch.chdir(kitchen)
+    source = "{root: cooked/tiny/data/raw, annotations: 'annotations/{split}.json', images: 'images/{split}', "
+    files = kitchen / "cooked/tiny/data/raw/annotations"
+    (files / "test.json").rename(files / "kept_aside.json")
+    words = ["tiny", "out=untested", "ingest.source=coco", f"ingest.coco={source}test_fraction: 0.0}}"]
+    try:
+        with pytest.raises(PosefoundryError, match="test is the split to judge on and has no images"):
+            recipe(words)
+        recipe([*words, "split=val"])
+    finally:
+        (files / "kept_aside.json").rename(files / "test.json")
+    result = json.loads((kitchen / "untested/tiny/result.json").read_text())
+    assert result["recipe"]["split"] == "val"
+    assert len(list((kitchen / "untested/tiny/data/yolo/images/train").iterdir())) == 8
 
 
 def test_start_is_the_measure_of_fine_tuning(kitchen, monkeypatch, capsys):
@@ -87,6 +115,14 @@ def test_a_batch_that_fits_is_found(kitchen, monkeypatch, capsys):
     monkeypatch.chdir(kitchen)
     recipe(["tiny", "out=fitting", "train.batch_size=auto"])
     assert "batches of 16 images" in capsys.readouterr().out
+
+
+def test_a_stopped_recipe_goes_on_with_the_batch_that_was_found_first(stopped, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(batch_size, "CPU_BATCH", 4)
+        stopped("out=found", "train.batch_size=auto")
+    recipe(["tiny", "out=found", "train.batch_size=auto"])  # now another number would be found
+    assert "Going on after step 1 of 2" in capsys.readouterr().out
 
 
 def test_list_names_tier_and_expectation(kitchen, monkeypatch, capsys):

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import pytest
 
-from posefoundry.config import CocoSource, Ingest, SyntheticSource
+from posefoundry.config import CocoSource, Convert, Ingest, SyntheticSource, Validate
 from posefoundry.datasets import sources
 from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.datasets.image_files import is_truncated
+from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.skeleton import COCO_PERSON_CATEGORY
-from posefoundry.stages import ingest
+from posefoundry.stages import convert, ingest, validate
 
 WIDTH_PX, HEIGHT_PX = 64, 48
 COCO_REAL = Path(__file__).parents[3] / "shared" / "coco-real"
@@ -275,6 +276,24 @@ def test_a_split_that_loses_every_image_stops_ingest(source, tmp_path):
 def test_a_cut_that_leaves_nothing_to_train_on_is_refused(tmp_path):
     with pytest.raises(PosefoundryError, match="test_fraction"):
         Source(tmp_path / "source", n_train=1).ingest(tmp_path)
+
+
+def test_without_a_cut_all_images_are_learnt_and_the_pipeline_says_that_none_are_left_to_test_on(source, tmp_path):
+    raw, report = source.ingest(tmp_path, coco={"test_fraction": 0})
+    assert {split: counts["images"] for split, counts in report["splits"].items()} == {"train": 10, "val": 2, "test": 0}
+    assert {path.name for path in (raw / "images" / "train").iterdir()} == {f"{n:03d}.jpg" for n in range(10)}
+    yolo, receipt, reports = tmp_path / "yolo", tmp_path / "receipt.jsonl", tmp_path / "reports"
+    convert.run(Convert(), raw=raw, yolo=yolo, receipt=receipt, report=tmp_path / "convert.json")
+    assert len(read_dataset_yaml(yolo / "dataset.yaml").splits) == 3
+    with pytest.raises(PosefoundryError, match=r"min_persons.*: test: persons 0\n"):
+        validate.run(
+            Validate(), raw=raw, yolo=yolo, receipt=receipt, report=reports / "report.json", docs=reports / "docs"
+        )
+    assert [
+        check["name"]
+        for check in json.loads((reports / "report.json").read_text())["checks"]
+        if not check["passed"] and check["level"] == "error"
+    ] == ["min_persons"]
 
 
 def test_splits_with_other_categories_are_refused(source, tmp_path):

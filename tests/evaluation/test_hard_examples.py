@@ -61,6 +61,17 @@ def test_each_kind_of_trouble_is_found_and_fine_images_are_not(scene):
     assert sentences[5] == "Low confidence: 1 person found with a mean score of 0.30."
 
 
+def test_persons_without_area_are_judged_by_their_box(scene):
+    """As the pipeline judges them, which keeps a person of area 0; one who fills .53 of the box has the same OKS."""
+    truth, detections = scene
+    fills = [a | {"area": 0.53 * a["bbox"][2] * a["bbox"][3]} for a in truth.annotations]
+    expected = choose_hard_examples(truth_of({**vars(truth), "annotations": fills}), detections)
+    bare = [dict(a) for a in fills]
+    bare[1]["area"] = 0
+    del bare[2]["area"]
+    assert choose_hard_examples(truth_of({**vars(truth), "annotations": bare}), detections) == expected
+
+
 def test_kinds_take_turns(scene):
     truth, detections = scene
     assert [e.image["id"] for e in choose_hard_examples(truth, detections, count=3)] == [3, 4, 5]
@@ -261,6 +272,94 @@ def test_refusals(project, run):
     assert "which the stage evaluate writes" in run("out=c")[2]
 
 
+def odd(kind, number=0, /, *without, **changes):
+    """A change of an entry of one's own files."""
+
+    def change(content, results):
+        entry = results[number] if kind == "detections" else content[kind][number]
+        for key in without:
+            del entry[key]
+        entry.update(changes)
+
+    return change
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (odd("images", 0, "width", "height"), "people.json: image 1 (and 1 more): expected width and height in px"),
+        (odd("images", file_name="/etc/001.png"), "people.json: image 1 (and 1 more): '/etc/001.png' is not the name"),
+        (odd("images", weather=NAN), "people.json: image 1 (and 1 more): the record holds NaN"),
+        (odd("images", id="1"), "people.json: images[0]: expected 'id' as int, got '1'"),
+        (lambda content, results: content.update(images={}), "people.json: expected a list 'images'"),
+        (lambda content, results: content["annotations"].append(3), "people.json: expected annotations[2] to be an"),
+        (odd("annotations", bbox=None), "people.json: annotation 1: expected bbox as 4 finite numbers, got None"),
+        (odd("annotations", keypoints=[1, 2]), "people.json: annotation 1: expected 17 keypoints of 3 values, got 2"),
+        (odd("annotations", keypoints=[NAN] * 51), "people.json: annotation 1: expected finite numbers in keypoints"),
+        (odd("annotations", area=NAN), "people.json: annotation 1: expected area in px"),
+        (odd("annotations", area="7"), "people.json: annotation 1: expected area in px, which OKS needs, got '7'"),
+        (odd("annotations", area=0, bbox=[1, 1, 0, 9]), "people.json: annotation 1: expected a 'bbox' of a width"),
+        (odd("annotations", image_id=9), "people.json: annotation 1: no image has the id 9. Correct or remove it."),
+        (odd("annotations", 0, "category_id"), "people.json: annotation 1: no category has the id None"),
+        (odd("annotations", 1, id=1), "people.json: annotation 1: the id 1 was seen before"),
+        (odd("annotations", num_keypoints="x"), "people.json: annotation 1: expected num_keypoints as a number"),
+        (odd("detections", bbox=None), "found.json[0]: expected a 'bbox', [x, y, width, height] in px, which"),
+        (odd("detections", 0, "bbox"), "the pre-label needs, got no such key. Let the model write boxes too"),
+        (odd("detections", bbox=[1, 2, 3]), "found.json[0], of image 1: expected 4 finite box numbers"),
+        (odd("detections", bbox=[1, 2, 3, NAN]), "found.json[0], of image 1: expected 4 finite box numbers"),
+        (odd("detections", keypoints=[1, 2]), "found.json[0], of image 1: expected 51 finite keypoint numbers"),
+        (odd("detections", keypoints=[NAN] * 51), "found.json[0], of image 1: expected 51 finite keypoint numbers"),
+        (odd("detections", 0, "score"), "found.json[0]: expected an object with the keys of a COCO keypoint result"),
+        (odd("detections", score="high"), "found.json[0], of image 1: expected a finite number as score, got 'high'"),
+        (odd("detections", image_id=[1]), "found.json[0]: expected a known image_id"),
+        (odd("detections", category_id=5), "found.json[0]: expected a known category_id"),
+        (lambda content, results: results.append(None), "found.json[1]: expected an object with the keys of a COCO"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_ones_own_data_is_one_line(own_data, run, change, told):
+    content, results = own_data
+    change(content, results)
+    Path("people.json").write_text(json.dumps(content))
+    Path("found.json").write_text(json.dumps(results))
+    status, out, err = run(*OWN)
+    assert (status, out) == (2, "")
+    assert told in err and len(err.splitlines()) == 1
+    assert not Path("hard_examples").exists()
+
+
+def test_production_on_ones_own_data_is_named_too(own_data, run):
+    content, results = own_data
+    Path("people.json").write_text(json.dumps(content))
+    Path("found.json").write_text(json.dumps(results))
+    Path("before.json").write_text(json.dumps([results[0] | {"image_id": 9}]))
+    assert "before.json[0]: expected a known image_id" in run(*OWN, "production=before.json")[2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        odd("annotations", area=0),
+        odd("annotations", 0, "area"),
+        odd("annotations", area=None),
+        odd("annotations", 0, "keypoints", num_keypoints=0),
+    ],
+)
+def test_what_the_pipeline_judges_is_no_fault(own_data, run, change):
+    """Whose area is missing is judged by the box, who has no keypoints not at all."""
+    content, results = own_data
+    change(content, results)
+    Path("people.json").write_text(json.dumps(content))
+    Path("found.json").write_text(json.dumps(results))
+    status, out, err = run(*OWN)
+    assert (status, err) == (0, "")
+    assert "2 of 2 images" in out
+    kept = json.loads(Path("hard_examples/ground_truth.json").read_text())["annotations"]
+    assert kept == content["annotations"]
+
+
 def test_a_picture_that_is_gone_leaves_no_half_folder(project, run):
     for path in Path("data/raw/images/test").iterdir():
         path.unlink()
@@ -268,12 +367,25 @@ def test_a_picture_that_is_gone_leaves_no_half_folder(project, run):
     assert not Path("hard_examples").exists()
 
 
+OWN = ("annotations=people.json", "images=.", "detections=found.json")
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch, coco, person, detection):
+    """Two images of one person each, of whom one is found in doubt."""
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        cv2.imwrite(f"{number:03}.png", np.zeros((480, 640, 3), np.uint8))
+    persons = [person(i, i, 100, 50, 100, 200) for i in (1, 2)]
+    return coco(persons, 2), [detection(persons[0], 0.4)]
+
+
 def test_ones_own_data(project, run, coco, person, detection):
     cv2.imwrite("001.png", np.zeros((480, 640, 3), np.uint8))
     somebody = person(1, 1, 100, 50, 100, 200)
     Path("people.json").write_text(json.dumps(coco([], 1)))
     Path("found.json").write_text(json.dumps([detection(somebody, 0.4)]))
-    status, out, _ = run("annotations=people.json", "images=.", "detections=found.json")
+    status, out, _ = run(*OWN)
     assert status == 0
     assert "001.png: Low confidence" in out
     assert not Path("hard_examples/ground_truth.json").exists()

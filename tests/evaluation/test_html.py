@@ -75,7 +75,7 @@ def evaluation(tmp_path, data, detection) -> Path:
     )
     write_json_atomic(folder / "images.json", [
         {"image_id": image["id"], "file_name": image["file_name"], "persons": 4 if image["id"] == 6 else 1, "found": 1,
-         "missed": 0, "false_positives": 0, "mean_oks": 0.1 * image["id"], "mean_score": 0.9 - 0.1 * image["id"],
+         "missed": 0, "false_positives": 0, "score": 0.1 * image["id"], "mean_score": 0.9 - 0.1 * image["id"],
          "tags": {"site": EVIL if image["id"] % 2 else "yard"}}
         for image in truth["images"]
     ])  # fmt: skip
@@ -100,9 +100,12 @@ def gate(tmp_path, evaluation) -> Path:
             {"slice": f"site={EVIL}", "persons": 1, "difference": 0.3, "interval": None},
         ],
         "power": {"images": 6, "smallest_visible_drop": 0.2, "sentence": "With 6 images little can be seen."},
-        "changed_images": {"worse": [{"image_id": 1, "candidate_oks": 0.2, "production_oks": 0.6}],
-                           "better": [{"image_id": 6, "candidate_oks": 0.9, "production_oks": None},
-                                      {"image_id": 99, "candidate_oks": 0.9, "production_oks": 0.1}]},
+        "changed_images": {
+            "worse": [{"image_id": 1, "candidate": {"score": 0.2, "mean_oks": 0.4, "false_positives": 1},
+                       "production": {"score": 0.6, "mean_oks": 0.6, "false_positives": 0}}],
+            "better": [{"image_id": 6, "candidate": {"score": 0.9, "mean_oks": 0.9}, "production": None},
+                       {"image_id": 99, "candidate": {"score": 0.9}, "production": {"score": 0.1}}],
+        },
     })  # fmt: skip
     shutil.copy(evaluation / "detections.json", folder / "production_detections.json")
     return folder
@@ -154,6 +157,8 @@ def test_the_decision_page_shows_what_the_decision_says(gate, evaluation, data):
     assert text.index("<h1>") < text.index("With 6 images little can be seen.") < text.index('<section id="rules"')
     assert page["changed"].count("<figure") == 2, "an image that is not in the annotations is not shown"
     assert page["changed"].count('class="panel"') == 6
+    assert "candidate <b>OKS 0.40, 1 false</b>" in page["changed"]
+    assert '<b class="change">−0.40</b>' in page["changed"]  # noqa: RUF001
 
 
 @pytest.mark.parametrize(
@@ -210,7 +215,7 @@ def test_numbers_of_any_kind_make_a_page(evaluation, data):
         }
         write_json_atomic(evaluation / f"{name}.json", content)
     write_json_atomic(evaluation / "slices.json", [{"group": None, "oks_ap": 1e400}, {"slice": 3, "persons": True}])
-    write_json_atomic(evaluation / "images.json", [{"image_id": 1, "mean_oks": None, "tags": 3}, {"image_id": "x"}])
+    write_json_atomic(evaluation / "images.json", [{"image_id": 1, "score": None, "tags": 3}, {"image_id": "x"}])
     assert "n/a" in write_evaluation_page(evaluation, **data).read_text()
 
 
@@ -232,6 +237,22 @@ def test_images_are_filtered_by_the_areas_that_scaled_oks(evaluation, data):
     page = write_evaluation_page(evaluation, **data).read_text()
     sizes = {size for facets in re.findall(r"data-facets='([^']*)'", page) for size in re.findall(r"size=\w+", facets)}
     assert sizes == {"size=medium", "size=large"}
+
+
+def test_images_are_filtered_by_who_is_cut_and_who_is_occluded(evaluation, data):
+    truth = json.loads(data["annotations"].read_text())
+    for image in truth["images"]:
+        image["width"] = image["height"] = 10_000
+    for annotation in truth["annotations"]:
+        annotation["bbox"][:2] = (0, 50) if annotation["image_id"] == 2 else (50, 50)
+        annotation["keypoints"][2::3] = [1 if annotation["image_id"] == 4 else 2] * len(annotation["keypoints"][2::3])
+    write_json_atomic(data["annotations"], truth)
+    page = write_evaluation_page(evaluation, **data).read_text()
+    cards = re.findall(r"data-facets='([^']*)'.*?class=\"file\">(\d+)\.png", page, re.DOTALL)
+    of_image = {int(number): json.loads(facets) for facets, number in cards}
+    assert {i for i, facets in of_image.items() if "truncation=truncated" in facets} == {2}
+    assert {i for i, facets in of_image.items() if "visibility=occluded" in facets} == {4}
+    assert "visibility=visible" in of_image[2] and "visibility=visible" not in of_image[4]
 
 
 def test_the_same_files_make_the_same_page(evaluation, data):
@@ -287,11 +308,11 @@ def test_words_for_slices_and_differences():
 class Browser:
     """A headless Chromium, driven by its DevTools protocol."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, program: str, profile: Path) -> None:
         from websockets.sync.client import connect
 
         command = [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-port=0",
             f"--user-data-dir={profile}", "about:blank",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -342,10 +363,10 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if shutil.which("chromium") is None:
-        pytest.skip("chromium is not installed")
-    pytest.importorskip("websockets")
-    started = Browser(tmp_path_factory.mktemp("profile"))
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("neither chromium nor google-chrome is installed")
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
     yield started
     started.close()
 

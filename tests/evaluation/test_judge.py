@@ -111,6 +111,9 @@ def test_the_passport_says_on_what_and_how(split):
 def test_numbers_of_other_settings_images_or_annotations_do_not_compare(split):
     before = judged(split).passport
     assert first_difference(before, judged(split).passport) is None
+    told_later = {field: value for field, value in before.items() if field != "pck_min_score"}
+    assert before["pck_min_score"] == 0.25
+    assert first_difference(before, told_later) is None, "judged by the same score before it was told"
     assert first_difference(before, judged(split, shift_px={"001.png": 2.0}).passport) is None, "another model may come"
     for field, value in (("confidence", 0.01), ("nms_iou", 0.6), ("max_detections", 20), ("pck_reference", "torso")):
         other = judged(split, SETTINGS.model_copy(update={field: value})).passport

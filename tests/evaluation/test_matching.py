@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from posefoundry.evaluation.curves import person_csv, precision_recall_csv
-from posefoundry.evaluation.matching import image_scores, keypoint_errors, match_persons
+from posefoundry.evaluation.matching import image_scores, keypoint_errors, match_persons, partners
 from posefoundry.evaluation.oks import OksEvaluator
 from posefoundry.evaluation.plots import draw_plots
 from posefoundry.skeleton import COCO_KEYPOINT_NAMES, COCO_SIGMAS
@@ -53,10 +53,16 @@ def test_crowds_and_unlabelled_persons_are_nobody_to_match(person, detection, co
     assert matches == []
 
 
-def test_an_image_scores_the_mean_of_its_persons_missed_ones_zero(person, detection, coco):
+def test_an_image_scores_its_persons_and_what_was_seen_where_nobody_is(person, detection, coco):
     seen, missed, other = person(1, 1, 10, 10, 50, 100), person(2, 1, 300, 10, 50, 100), person(3, 2, 0, 0, 50, 100)
-    _, matches = evaluate(coco([seen, missed, other], 3), [detection(seen), detection(other)])
-    assert image_scores(matches) == pytest.approx({1: 0.5, 2: 1.0})
+    nobody = [detection(person(0, image, 300, 200, 50, 100), score) for image, score in ((2, 0.9), (3, 0.9), (2, 0.2))]
+    evaluator = OksEvaluator(coco([seen, missed, other], 4), sigmas=COCO_SIGMAS)
+    evaluation = evaluator.evaluate_in_detail([detection(seen), detection(other), *nobody])
+    scores = image_scores(evaluation, *partners(evaluation))
+    assert scores.persons.tolist() == [2, 1, 0, 0]
+    assert scores.false_positives.tolist() == [0, 1, 1, 0]
+    assert scores.mean_oks == pytest.approx([0.5, 1.0, np.nan, np.nan], nan_ok=True)
+    assert scores.score == pytest.approx([0.5, 0.5, 0.0, np.nan], nan_ok=True)
 
 
 def test_keypoint_errors_by_hand(person, detection, coco):

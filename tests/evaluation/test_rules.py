@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
+from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.bootstrap import Resampled
 from posefoundry.evaluation.comparison import differences
 from posefoundry.evaluation.gate import decide, power_of_gate
@@ -31,8 +32,8 @@ def no_loss(margin, *slices) -> NoRegression:
     return NoRegression(rule="no_regression", margin=margin, slices=slices or ("all",))
 
 
-def gain(margin=0.0) -> Improvement:
-    return Improvement(rule="improvement", margin=margin)
+def gain(margin=0.0, slice_name="all") -> Improvement:
+    return Improvement(rule="improvement", margin=margin, slice=slice_name)
 
 
 def resampled(difference, spread, *, production=0.5, images=400) -> Resampled:
@@ -90,12 +91,14 @@ def test_the_last_bit_of_a_float_decides_nothing():
 def test_a_floor_in_slices():
     evidence = Evidence(
         {"oks_ap": 0.9},
-        slices={"size=small": {"oks_ap": 0.2}, "size=large": {"oks_ap": None}},
-        names={"size": ["size=small", "size=large"]},
+        slices={"size=small": {"oks_ap": 0.2}, "size=medium": {"oks_ap": 0.4}, "size=large": {"oks_ap": None}},
+        names={"size": ["size=small", "size=medium", "size=large"]},
     )
-    small, large = decide(gate(at_least(0.3, slice_name="size")), evidence).rules
+    small, medium = decide(gate(at_least(0.3, slice_name="size")), evidence).rules
     assert small.sentence == "Pose accuracy (OKS AP) of small persons is 0.200, but at least 0.300 is required."
-    assert (small.slice, large.slice, large.passed) == ("size=small", "size=large", False)
+    assert (small.slice, small.passed, medium.slice, medium.passed) == ("size=small", False, "size=medium", True)
+    [large] = decide(gate(at_least(0.3, slice_name="size=large")), evidence).rules
+    assert not large.passed, "who is named must be there"
 
 
 # With a spread of 0.01 the 95 % interval reaches 0.0196 to either side.
@@ -186,6 +189,65 @@ def test_a_slice_of_nobody_proves_nothing_unless_it_is_one_of_a_group():
     decision = decide(gate(no_loss(0.01, "size")), group)
     assert decision.passed
     assert [rule.slice for rule in decision.rules] == [None, "size=large"]
+
+
+@pytest.mark.parametrize("mode", [REJECT, DEMAND])
+@pytest.mark.parametrize("rule", [at_least(0.9, slice_name="corrected"), no_loss(0.01, "corrected")])
+@pytest.mark.parametrize("production", [None, Production("3", {}, {})])
+def test_where_no_rule_has_anything_to_judge_nothing_passes(rule, mode, production):
+    evidence = Evidence({"oks_ap": 0.1}, names={"corrected": []}, production=production)
+    decision = decide(gate(rule, mode=mode), evidence)
+    if rule.rule == "no_regression" and production is None:
+        assert decision.passed, "the first model has none to fall behind"
+        return
+    assert not decision.passed and decision.rules == ()
+    assert (
+        "no rule finds anything to judge" in decision.verdict and "no rule finds anything to judge" in decision.sentence
+    )
+    assert decision.sentence.endswith(
+        "Add one on all persons to the rules, such as {rule: floor, metric: oks_ap, at_least: 0.3}."
+    )
+    beside = decide(gate(rule, at_least(0.1), mode=mode), evidence)
+    assert beside.passed and [rule.slice for rule in beside.rules] == ["all"]
+
+
+@pytest.mark.parametrize("mode", [REJECT, DEMAND])
+def test_a_gain_of_nobody_is_not_proven(mode):
+    better = resampled(0.05, 0.01)
+    evidence = replace(compared(all_=better, size__small=NOBODY, size__large=better), names={
+        "corrected": [], "size": ["size=small", "size=large"], "size=small": ["size=small"],
+    })  # fmt: skip
+    decision = decide(gate(gain(slice_name="corrected"), mode=mode), evidence)
+    assert not decision.passed
+    assert decision.verdict == (
+        "Rejected: No person in the test images belongs to a slice of corrected, so no gain is proven there."
+    )
+    named = decide(gate(gain(slice_name="size=small"), mode=mode), evidence)
+    assert not named.passed and "has no value on these test images" in named.verdict
+    of_group = decide(gate(gain(slice_name="size"), mode=mode), evidence)
+    assert of_group.passed and [rule.slice for rule in of_group.rules] == [None, "size=large"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "mode", "says"),
+    [
+        (no_loss(0.1), REJECT, "To prove a loss in a slice shown by 25 images, at confidence 0.99"),
+        (no_loss(0.1), DEMAND, "To rule out a loss in a slice shown by 25 images, at confidence 0.99"),
+        (gain(), REJECT, "To prove a gain in a slice shown by 25 images, at confidence 0.99"),
+        (gain(), DEMAND, "To prove a gain in a slice shown by 25 images, at confidence 0.99"),
+        (no_loss(0.1, "size=small", "size=large"), DEMAND, "in each of 2 slices, of which the least is shown by 25 "),
+        (gain(slice_name="size"), REJECT, "in each of 2 slices, of which the least is shown by 25 images"),
+    ],
+)
+def test_resamples_that_could_prove_nothing_are_an_error_that_says_how_many_it_takes(rule, mode, says):
+    clearly = resampled(0.4, 0.001, images=25)
+    evidence = compared(all_=clearly, size__small=clearly, size__large=resampled(0.4, 0.001, images=400))
+    evidence = replace(evidence, names={"size": ["size=small", "size=large"]})
+    settings = gate(rule, mode=mode, confidence=0.99, resamples=200)
+    with pytest.raises(PosefoundryError, match=re.escape(says)) as error:
+        decide(settings, evidence)
+    [needed] = map(int, re.findall(r"gate.resamples of at least (\d+), got 200", str(error.value)))
+    assert decide(gate(rule, mode=mode, confidence=0.99, resamples=needed), evidence).passed
 
 
 def test_the_first_model_has_none_to_fall_behind():
@@ -382,6 +444,9 @@ OUTCOMES = {
     "worse, beyond it not ruled out": ("RD", "R", "", "R"),
     "worse beyond it, not proven":    ("RD", "R", "", "R"),
     "worse beyond it, proven":        ("RD", "", "", ""),
+    "resamples that prove nothing":   ("RD", "error", "error", "error"),
+    "nobody but in a slice":          ("", "", "", "RD"),
+    "nothing to judge":               ("", "", "", ""),
 }  # fmt: skip
 
 
@@ -389,6 +454,10 @@ def evidence_of(case: str) -> Evidence:
     metrics = {"oks_ap": 0.5}
     if case == "none in production":
         return Evidence(metrics)
+    if case == "nothing to judge":
+        return replace(compared(), names={"all": [], "size=small": []})
+    if case == "nobody but in a slice":
+        return replace(compared(all_=NOBODY, size__small=resampled(0.01, 0.01)), metrics={"oks_ap": None})
     if case in ("production does not load", "the same, waived"):
         return Evidence(metrics, production=Production("3", {}, {}, "its file is broken."))
     known = {
@@ -402,6 +471,7 @@ def evidence_of(case: str) -> Evidence:
         "worse, beyond it not ruled out": resampled(-0.01, 0.01),
         "worse beyond it, not proven": resampled(-0.03, 0.01),
         "worse beyond it, proven": resampled(-0.05, 0.01),
+        "resamples that prove nothing": resampled(0.4, 0.001, images=20),
     }[case]
     return compared(all_=known, size__small=known)
 
@@ -412,6 +482,12 @@ def evidence_of(case: str) -> Evidence:
 def test_every_rule_in_every_mode_on_every_evidence(case, column, mode):
     rule = (at_least(0.4), no_loss(0.02), gain(), no_loss(0.02, "size=small"))[column]
     settings = gate(rule, mode=mode, incomparable_production="waive" if "waived" in case else "reject")
+    if case == "resamples that prove nothing":
+        settings = settings.model_copy(update={"confidence": 0.99, "resamples": 200})
+    if OUTCOMES[case][column] == "error":
+        with pytest.raises(PosefoundryError, match=r"expected gate\.resamples of at least \d+, got 200"):
+            decide(settings, evidence_of(case))
+        return
     decision = decide(settings, evidence_of(case))
     assert decision.passed is ({REJECT: "R", DEMAND: "D"}[mode] in OUTCOMES[case][column])
     assert decision.sentence.startswith("The candidate m") and "nan" not in decision.sentence
@@ -454,6 +530,14 @@ def test_differences_are_proven_by_their_corrected_p_value():
     same = Resampled(np.full(10, 0.5), np.full(10, 0.5), np.zeros((1000, 10)), 800, 400)
     [row] = differences({"all": same}, 0.95)
     assert row["proven"] is None and row["interval"] == (0, 0)
+
+
+def test_the_side_of_a_proven_difference_is_that_of_its_interval():
+    below = resampled(-0.03, 0.005)
+    observed_above = replace(below, candidate=np.full(10, 0.5), production=np.full(10, 0.49))
+    [row] = differences({"all": observed_above}, 0.95)
+    assert row["difference"] > 0 > row["interval"][1]
+    assert row["proven"] == "worse"
 
 
 def test_a_waived_comparison_is_told_in_the_sentence():

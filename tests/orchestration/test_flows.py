@@ -1,9 +1,14 @@
 """The flows against a real Prefect server, on a toy pipeline."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from posefoundry.errors import PosefoundryError
+from posefoundry.orchestration import verdict
+from posefoundry.registry.versions import ModelVersion
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -16,6 +21,14 @@ def retrain(prefect_server):
     from prefect.flows import load_flow_from_entrypoint
 
     return load_flow_from_entrypoint(f"{FLOWS / 'retrain.py'}:retrain")
+
+
+# Decides about the version that stands in the file `production`, which DVC does not know of.
+GATE_STAGE = """
+import json
+Path('reports/gate').mkdir(parents=True, exist_ok=True)
+decision = {'production_version': Path('production').read_text()}
+Path('reports/gate/decision.json').write_text(json.dumps(decision))"""
 
 
 def task_states(state) -> dict[str, tuple[str, int]]:
@@ -59,6 +72,7 @@ def test_gates_no_ends_rejected_and_stops_what_follows(retrain, toy):
         "verdict": "Rejected: 1 of 1 rules does not hold.",
         "sentence": "The candidate must not follow version 3: it is worse.",
         "power": {"images": 9, "sentence": "With 9 images little can be seen."},
+        "errors": {"candidate": {}, "production": {}, "sentence": "AP lost to swaps rose from 0.010 to 0.052."},
         "rules": [{"name": "floor", "passed": False, "sentence": "oks_ap is 0.31, below the floor of 0.40"}],
         "differences": [
             {"slice": "all", "candidate": 0.31, "production": 0.32, "difference": -0.01, "interval": [-0.03, 0.01]},
@@ -105,12 +119,35 @@ sys.exit(3)""",
     assert "| register | not run |" in summary
     assert "| oks_ap | 0.3125 |" in summary
     assert "## Gate: rejected" in summary and "must not follow version 3: it is worse." in summary
+    assert summary.count("AP lost to swaps rose from 0.010 to 0.052.") == 1
     assert summary.count("With 9 images little can be seen.") == 1
     assert "| **no** | oks_ap is 0.31, below the floor of 0.40 |" in summary
     assert "Of 3 slices 0 are proven better than production and 1 worse." in summary
     assert "| all | 0.310 | 0.320 | -0.010 | -0.030 to +0.010 | may be chance |" in summary
     assert "| keypoint=nose | 0.200 | 0.300 | -0.100 | n/a | worse |" in summary and "site=" not in summary
     assert "`reports/gate/index.html`" in summary
+
+
+def test_a_verdict_about_another_model_than_the_one_in_production_is_given_anew(retrain, toy, monkeypatch, caplog):
+    toy.stage("gate", GATE_STAGE)
+    (toy.root / "params.yaml").write_text("gate: {rules: [{rule: no_regression, margin: 0.01}]}\n")
+
+    def state_with(version: str | None) -> str:
+        def in_production(model_name: str) -> ModelVersion:
+            if version is None:
+                raise PosefoundryError("MLflow: expected a tracking store, got: Connection refused.")
+            return ModelVersion(model_name, version, (), {}, None, datetime.now(UTC))
+
+        monkeypatch.setattr(verdict, "in_production", in_production)
+        (toy.root / "production").write_text(version or "")
+        return task_states(retrain(project=str(toy.root), return_state=True))["gate"][0]
+
+    assert state_with("3") == "Completed"
+    assert state_with("4") == "Completed"
+    assert json.loads((toy.root / "reports/gate/decision.json").read_text())["production_version"] == "4"
+    assert "decided anew: it compared with version 3, and in production is version 4" in artifact("retrain-summary")
+    assert state_with(None) == "Cached"
+    assert "cannot be told. MLflow: expected a tracking store, got: Connection refused." in caplog.text
 
 
 def test_failure_is_retried_as_dvc_yaml_says(retrain, toy):

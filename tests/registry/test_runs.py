@@ -1,16 +1,18 @@
 import json
+import math
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from unittest.mock import ANY
 
 import cv2
 import numpy as np
 import pytest
 
 from posefoundry.errors import PosefoundryError, StoppedError
-from posefoundry.registry import metric_sender, store
+from posefoundry.registry import metric_sender, runs, store
 from posefoundry.registry.runs import TrainingRun, flatten, log_to_run
 
 
@@ -98,6 +100,16 @@ def refusing_metrics(run):
         yield
 
 
+@contextmanager
+def silent_server(monkeypatch):
+    """A server that accepts connections and never answers, and did answer when the training began."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        monkeypatch.setattr(store, "_reached", {uri})
+        yield
+
+
 def steps_told(run_id, key="loss"):
     return [point.step for point in store.client().get_metric_history(run_id, key)]
 
@@ -162,10 +174,7 @@ def test_a_training_goes_on_while_the_store_is_away(project, monkeypatch, capsys
 
 
 def test_nothing_waits_for_a_server_that_accepts_and_never_answers(project, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        monkeypatch.setattr(store, "_reached", {uri})  # it answered when the training began
+    with silent_server(monkeypatch):
         run = TrainingRun("0123456789abcdef", "people", "a run", "train")
         assert run._client
         began = time.monotonic()
@@ -176,6 +185,35 @@ def test_nothing_waits_for_a_server_that_accepts_and_never_answers(project, monk
         assert time.monotonic() - began < 20  # of the 60 s that one request may last
         assert run._errands.wait(0.5) == 3
         assert len(run._metrics.close(timeout_s=0.5)) == 1
+
+
+def test_a_requested_stop_waits_little_for_a_server_that_never_answers(project, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "STOPPING_S", 0.2)
+    journal = project / "journal.jsonl"
+    with silent_server(monkeypatch):
+        run = TrainingRun("0123456789abcdef", "people", "a run", "train", journal)
+        assert run._client
+        began = time.monotonic()
+        with pytest.raises(StoppedError), run:
+            run.log_metrics({"loss": 1.0}, step=0)
+            run.log_artifact(project / "dvc.yaml")
+            raise StoppedError
+        assert time.monotonic() - began < 20  # of the 60 s that one request may last
+    assert "the run's end (KILLED) could not be recorded" in capsys.readouterr().err
+    assert metric_sender.read_journal(journal)[:2] == ([metric_sender.Point("loss", 1.0, ANY, 0)], 0)
+
+
+def test_a_skipped_step_that_waits_for_the_next_stage_does_not_break_it(project):
+    run_file = project / "run.json"
+    with TrainingRun.start("people", "a run", {}) as run:
+        run.write_run_file(run_file)
+        with refusing_metrics(run):
+            run.log_metrics({"loss": math.nan, "box": 1.0}, step=10)
+            run._metrics.close()
+    assert (project / "mlflow_unsent.json").is_file()
+    log_to_run(run_file, {"oks_ap": 0.5})
+    assert steps_told(run.run_id, "loss") == steps_told(run.run_id, "box") == [10]
+    assert math.isnan(run_of(run.run_id).data.metrics["loss"])
 
 
 def test_a_later_stage_adds_to_the_run(run_file, project):

@@ -112,6 +112,7 @@ def test_a_first_candidate_above_its_floors_passes(inputs):
     assert decision["passed"] is True
     assert decision["verdict"] == "Passed: all 2 rules hold."
     assert decision["production_version"] is None
+    assert decision["errors"]["production"] is None and decision["errors"]["sentence"] is None
     assert decision["passports"]["candidate"] == json.loads((inputs["evaluation"] / "passport.json").read_text())
     assert decision["candidate"] == json.loads((inputs["evaluation"] / "metrics.json").read_text())
 
@@ -230,12 +231,41 @@ def test_a_candidate_that_fell_behind_production_is_rejected(inputs, production_
     )
     assert len(decision["changed_images"]["worse"]) == 12 and decision["changed_images"]["better"] == []
     worst = decision["changed_images"]["worse"][0]
-    assert worst["production_oks"] == pytest.approx(1) and worst["candidate_oks"] < 0.95
+    assert worst["production"]["mean_oks"] == pytest.approx(1) and worst["candidate"]["mean_oks"] < 0.95
     assert json.loads((inputs["report"] / "production_detections.json").read_text()) == detections_at(content)
     run = store.client().get_run(json.loads(inputs["run"].read_text())["run_id"])
     assert run.data.metrics["gate_oks_ap_difference"] == pytest.approx(row["difference"])
     assert run.data.metrics["gate_oks_ap_difference_high"] < -0.02
     assert run.data.tags["gate.mode"] == "reject_on_proven_regression"
+
+
+def test_the_kind_of_error_that_grew_is_named(inputs, production_finds):
+    content = annotated(inputs)
+    ears = [COCO_PERSON.keypoint_names.index(f"{side}_ear") for side in ("left", "right")]
+    inverted = copy.deepcopy(found := detections_at(content))
+    for detection in inverted:
+        points = detection["keypoints"]
+        for left, right in zip(range(3 * ears[0], 3 * ears[0] + 2), range(3 * ears[1], 3 * ears[1] + 2), strict=True):
+            points[left], points[right] = points[right], points[left]
+    production_finds(found)
+    candidate_finds(inputs, inverted)
+    decision, _ = rejection(inputs, rules(no_loss(0.02)))
+    errors = decision["errors"]
+    assert errors["candidate"]["counts"]["inversion"] > 0 == errors["production"]["counts"]["inversion"]
+    lost = errors["candidate"]["ap_lost"]["inversion"]
+    assert lost > 0.05 > errors["production"]["ap_lost"]["inversion"]
+    assert errors["sentence"].startswith(f"AP lost to inversions rose from 0.000 to {lost:.3f}")
+    page = (inputs["report"] / "index.html").read_text()
+    assert page.count(errors["sentence"]) == 1 and page.index(errors["sentence"]) < page.index('id="rules"')
+    assert f'<td class="num">0.000</td><td class="num">{lost:.3f}</td><td class="num">+{lost:.3f}</td>' in page
+
+
+def test_of_a_candidate_that_is_nowhere_worse_no_error_is_named(inputs, production_finds):
+    content = annotated(inputs)
+    production_finds(detections_at(content, shift_px=4.0))
+    candidate_finds(inputs, detections_at(content))
+    errors = run_gate(inputs)["errors"]
+    assert errors["sentence"] is None and errors["production"]["ap_lost"]["jitter"] > 0.01
 
 
 def test_a_better_candidate_passes_even_where_it_must_be_proven(inputs, production_finds):
@@ -414,6 +444,9 @@ def test_test_images_without_anybody_prove_nothing(inputs, in_production, projec
     write_json_atomic(inputs["evaluation"] / "metrics.json", judgement.metrics)
     write_json_atomic(inputs["evaluation"] / "passport.json", judgement.passport)
     in_production(make_weights(project / "old" / "best.safetensors", seed=1))
+    nothing, message = rejection(inputs, rules(Floor(rule="floor", slice="corrected", at_least=0.9)))
+    assert nothing["rules"] == [] and nothing["verdict"].startswith("Rejected: no rule finds anything to judge")
+    assert message == nothing["sentence"] and "Add one on all persons" in message
     decision, _ = rejection(inputs, rules(floor("oks_ap", 0.0), no_loss(0.5)))
     assert [rule["passed"] for rule in decision["rules"]] == [False, True, False]
     assert "has no value on these test images, so it proves nothing" in decision["rules"][2]["sentence"]

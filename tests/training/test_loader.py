@@ -16,7 +16,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.training import loader as loader_module
 from posefoundry.training.batch import Batch
 from posefoundry.training.data import TrainingImages
-from posefoundry.training.loader import training_loader
+from posefoundry.training.loader import n_loader_workers, training_loader
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def two_epochs(people: Path, settings: Train) -> tuple[list[Batch], TrainingImag
 
 
 def test_workers_change_nothing(people: Path, settings: Train) -> None:
-    settings = settings.model_copy(update={"augment": Augment()})
+    settings = settings.model_copy(update={"augment": Augment(), "loader_workers": 0})
     alone, images_alone, _ = two_epochs(people, settings)
     # OpenCV's threads run here by now: a fork would hang.
     helped, images, workers = two_epochs(people, settings.model_copy(update={"loader_workers": 2}))
@@ -99,3 +99,18 @@ def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeyp
     images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
     with pytest.raises(PosefoundryError, match=r"MiB free .* got 0\. Give the container more"):
         training_loader(images, settings.model_copy(update={"loader_workers": 2}), 0, CPU)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "free_bytes", "expected"),
+    [(16, 1, 2**40, 8), (16, 4, 2**40, 3), (1, 1, 2**40, 0), (1, 2, 2**40, 0), (16, 1, 2 * 4 * 8 * 3 * 64**2, 2)],
+)
+def test_workers_are_what_a_gpus_process_leaves_free(
+    cores: int, processes: int, free_bytes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free_bytes}))
+    settings = Train(loader_workers="auto", batch_size=8 * processes, processes=processes, image_size_px=64)
+    assert n_loader_workers(settings, torch.device("cuda")) == expected
+    assert n_loader_workers(settings, CPU) == 0
+    assert n_loader_workers(settings.model_copy(update={"loader_workers": 5}), CPU) == 5

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from posefoundry.config import Evaluate, PckReference, PckThresholds, Section, Train, describe_validation_error
+from posefoundry.config import (
+    Evaluate,
+    PckReference,
+    PckThresholds,
+    PositiveFloat,
+    Section,
+    Train,
+    describe_validation_error,
+)
 from posefoundry.errors import PosefoundryError
 
 Arguments = TypeVar("Arguments", bound="VerbArguments")
@@ -59,7 +67,7 @@ class TrainArguments(VerbArguments):
     batch: int | Literal["auto"] | None = None
     imgsz: ImageSize | None = None
     pretrained: bool | str | Path = True
-    workers: int | None = None
+    workers: int | Literal["auto"] | None = None
     seed: int | None = None
     optimizer: str | None = None
     lr0: float | None = None
@@ -166,6 +174,7 @@ class ValArguments(VerbArguments):
         tags: A CSV file with a column `file_name` and a column a tag, by which to slice as well.
         pck_thresholds: Parts of a person's size within which a keypoint is right for PCK.
         pck_reference: What PCK takes for a person's size: the longer side of its `box`, or its `torso`.
+        pckh_threshold: Part of the head within which a keypoint is right for PCKh.
         save_json: Writes metrics.json, detections.json (COCO results) and tables by slice, image, kind of error, score
             and class into the results' folder.
     """
@@ -182,6 +191,7 @@ class ValArguments(VerbArguments):
     tags: Path | None = None
     pck_thresholds: PckThresholds = Evaluate().pck_thresholds
     pck_reference: PckReference = Evaluate().pck_reference
+    pckh_threshold: PositiveFloat = Evaluate().pckh_threshold
     save_json: bool = False
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from posefoundry.evaluation.judge import AREA_RULE, Judgement
+from posefoundry.evaluation.ground_truth import PIPELINE_AREA_RULE
+from posefoundry.evaluation.judge import Judgement
 from posefoundry.evaluation.oks import Metrics, OksEvaluator
 
 
@@ -121,7 +122,8 @@ def _of_category(judgement: Judgement, category_id: int) -> Metrics:
         "categories": [{"id": category_id}],
     }
     detections = [entry for entry in judgement.detections if entry["category_id"] == category_id]
-    return OksEvaluator(content, sigmas=judgement.evaluator.sigmas.tolist(), area_rule=AREA_RULE).evaluate(detections)
+    sigmas = judgement.evaluator.sigmas.tolist()
+    return OksEvaluator(content, sigmas=sigmas, area_rule=PIPELINE_AREA_RULE).evaluate(detections)
 
 
 def _number(value: float | None) -> float:

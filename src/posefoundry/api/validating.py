@@ -32,6 +32,7 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
     settings = Evaluate(
         confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch,
         pck_thresholds=arguments.pck_thresholds, pck_reference=arguments.pck_reference,
+        pckh_threshold=arguments.pckh_threshold,
     )  # fmt: skip
     predictor = _Timed(
         yolo.predictor(

@@ -1,28 +1,32 @@
 """`posefoundry evaluate`: judges anybody's COCO results file by the code that the pipeline judges its own models by."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from posefoundry.commands.words import arguments_of, refuse_others, required
-from posefoundry.config import Evaluate
+from posefoundry.config import Evaluate, describe_validation_error
 from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation import passport
 from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.fast_oks import MAX_BOXES_PER_IMAGE, MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule, read_detections, require_coco_form
-from posefoundry.evaluation.matching import match_persons
+from posefoundry.evaluation.matching import SEEN_CONFIDENCE, match_persons
 from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator
-from posefoundry.evaluation.pck import place, placement_figures
+from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
 from posefoundry.evaluation.sigma_choice import choose_sigmas
 from posefoundry.evaluation.slice_table import slice_rows
 from posefoundry.evaluation.slices import ALL, tag_columns
 from posefoundry.evaluation.summary import summary
-from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat
+from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat, unseen_warning
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
 
-KEYS = ("json", "sigmas", "area", "slices", "tags")
+PCK_KEYS = ("pck_thresholds", "pck_reference", "pckh_threshold")
+KEYS = ("json", "sigmas", "area", "slices", "tags", "seen", *PCK_KEYS)
 COLUMNS = ("all", ".50", ".75", "small", "medium", "large")
 TABLE = {
     "OKS AP": ("oks_ap", "oks_ap50", "oks_ap75", None, "oks_ap_m", "oks_ap_l"),
@@ -41,6 +45,7 @@ def evaluate(words: list[str]) -> None:
     area_rule = _area_rule(arguments.get("area", "annotation"))
     out = _output(arguments, annotations, detections)
     with_slices, crossed = _slices(arguments)
+    min_score, settings = _min_score(arguments.get("seen", SEEN_CONFIDENCE)), _pck_settings(arguments)
 
     content = read_json(annotations)
     require_coco_form(content, str(annotations))
@@ -53,16 +58,16 @@ def evaluate(words: list[str]) -> None:
         crossed=crossed,
         where=str(annotations),
     )
+    check_reference(settings.pck_reference, evaluator.keypoint_names)
     results = read_json(detections)
     found = read_detections(results, evaluator.truth, str(detections))
     evaluation = evaluator.evaluate_arrays(found)
-    settings = Evaluate()
-    placement = place(evaluation, evaluator.keypoint_names, settings.pck_reference)
+    placement = place(evaluation, evaluator.keypoint_names, settings.pck_reference, min_score)
     everybody = evaluation.slicer.population(ALL)
     metrics = evaluation.metrics | placement_figures(placement, everybody, evaluator.truth.image, settings)
-    errors = diagnose(evaluation, evaluator.keypoint_names)
+    errors = diagnose(evaluation, evaluator.keypoint_names, min_score)
     slices = slice_rows(evaluation, placement, settings) if with_slices else None
-    warnings = _warnings(evaluator, evaluation, results)
+    warnings = _warnings(evaluator, evaluation, results, placement, min_score)
 
     counts = {
         "images": len(evaluator.images),
@@ -94,6 +99,7 @@ def evaluate(words: list[str]) -> None:
                 "areas_from_box": evaluator.truth.areas_from_box,
                 "sigmas": list(sigmas.values),
                 "pck_reference": settings.pck_reference,
+                "pck_min_score": min_score,
                 "max_poses_per_image": MAX_POSES_PER_IMAGE,
                 "max_boxes_per_image": MAX_BOXES_PER_IMAGE,
                 "versions": passport.software_versions(),
@@ -107,6 +113,21 @@ def _area_rule(given: Any) -> AreaRule:
         if given == rule:
             return rule
     raise PosefoundryError(f"evaluate: area: expected one of {', '.join(get_args(AreaRule))}, got {given!r}.")
+
+
+def _min_score(given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) < math.inf:
+        raise PosefoundryError(
+            f"evaluate: seen: expected a number, the score from which on a detection counts for PCK, got {given!r}."
+        )
+    return given
+
+
+def _pck_settings(arguments: dict[str, Any]) -> Evaluate:
+    try:
+        return Evaluate.model_validate({key: arguments[key] for key in PCK_KEYS if key in arguments})
+    except ValidationError as error:
+        raise PosefoundryError(f"evaluate: {describe_validation_error(error, Evaluate)}") from None
 
 
 def _output(arguments: dict[str, Any], *inputs: Path) -> Path | None:
@@ -154,7 +175,13 @@ def _tags(path: Path, images: list[dict[str, Any]]) -> dict[str, list[str | None
     return tag_columns(read_tags(path, where="evaluate: tags", file_names=names), names)
 
 
-def _warnings(evaluator: OksEvaluator, evaluation: Evaluation, results: list[dict[str, Any]]) -> list[str]:
+def _warnings(
+    evaluator: OksEvaluator,
+    evaluation: Evaluation,
+    results: list[dict[str, Any]],
+    placement: Placement,
+    min_score: float,
+) -> list[str]:
     warnings = []
     truth = evaluator.truth
     if not evaluator.persons:
@@ -170,9 +197,11 @@ def _warnings(evaluator: OksEvaluator, evaluation: Evaluation, results: list[dic
         )
     sigmas = evaluator.sigmas.tolist()
     if is_flat(sigmas):  # whom each detection is matched with takes a while to find out
-        flat = flat_sigma_warning(sigmas, evaluation.metrics["oks_ap"], match_persons(evaluator, evaluation, results))
+        matches = match_persons(evaluator, evaluation, results, min_score)
+        flat = flat_sigma_warning(sigmas, evaluation.metrics["oks_ap"], matches)
         warnings += [flat] if flat else []
-    return warnings
+    unseen = unseen_warning(evaluation, placement.is_found, min_score)
+    return warnings + ([unseen] if unseen else [])
 
 
 def _print_figures(metrics: Metrics, counts: dict[str, int], have_boxes: bool) -> None:

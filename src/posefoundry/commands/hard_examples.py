@@ -1,11 +1,12 @@
 """`posefoundry hard-examples`: the images most worth a person's time, as a folder for an annotation tool."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from posefoundry.commands.words import arguments_of, refuse_others
-from posefoundry.datasets.coco import load_coco_keypoints
+from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints, set_faults_aside
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.hard_examples import choose_hard_examples
 from posefoundry.evaluation.prelabels import write_prelabels
@@ -35,9 +36,13 @@ def hard_examples(words: list[str]) -> None:
             "Name another: out=round_2."
         )
     annotations, images, detections, production = _inputs(arguments)
-    truth = load_coco_keypoints(annotations)
+    truth = _truth(annotations)
     examples = choose_hard_examples(
-        truth, _results(detections), _results(production) if production else None, count=count
+        truth,
+        _results(detections),
+        _results(production) if production else None,
+        count=count,
+        called=(str(annotations), str(detections), str(production)),
     )
     if not examples:
         print(f"None of {len(truth.images)} images is hard: nothing to correct, nothing written.")
@@ -87,9 +92,31 @@ def _require_same_data() -> None:
         )
 
 
-def _results(path: Path) -> list[dict[str, Any]]:
+def _truth(path: Path) -> CocoKeypoints:
+    """Reads annotations, and refuses by name what ingest would set aside.
+
+    But for what nothing here needs: a person may have no keypoints, and OKS takes the box where there is no area.
+    """
+    truth = load_coco_keypoints(path)
+    nobody = [0] * (3 * truth.skeleton.n_keypoints)
+    lenient = [a | {"area": a.get("area") or 0, "keypoints": a.get("keypoints") or nobody} for a in truth.annotations]
+    _, aside = set_faults_aside(replace(truth, annotations=lenient), "")
+    if aside:
+        first = aside[0]
+        entry = f"annotation {first.annotation['id']}" if first.annotation else f"image {(first.image or {}).get('id')}"
+        more = f" (and {len(aside) - 1} more)" if len(aside) > 1 else ""
+        raise PosefoundryError(f"{path}: {entry}{more}: {first.detail}. Correct or remove it.")
+    return truth
+
+
+def _results(path: Path) -> Any:
+    """Reads COCO results, of which `choose_hard_examples` checks all but that the boxes are there."""
     content = read_json(path)
-    keys = ("image_id", "category_id", "bbox", "keypoints", "score")
-    if not isinstance(content, list) or not all(isinstance(d, dict) and all(k in d for k in keys) for d in content):
-        raise PosefoundryError(f"{path}: expected a COCO results file, a list of objects with {', '.join(keys)}.")
+    for number, entry in enumerate(content if isinstance(content, list) else []):
+        if isinstance(entry, dict) and not entry.get("bbox"):
+            raise PosefoundryError(
+                f"{path}[{number}]: expected a 'bbox', [x, y, width, height] in px, which the pre-label needs, got "
+                f"{repr(entry['bbox']) if 'bbox' in entry else 'no such key'}. Let the model write boxes too, as "
+                "posefoundry val save_json=True does."
+            )
     return content

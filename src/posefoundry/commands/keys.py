@@ -14,7 +14,7 @@ TRAIN_KEYS = (
 )
 VAL_KEYS = (
     "data, split, imgsz, batch, conf, iou, max_det, half, end2end, tags, "
-    "pck_thresholds, pck_reference, save_json, " + COMMON_KEYS
+    "pck_thresholds, pck_reference, pckh_threshold, save_json, " + COMMON_KEYS
 )
 PREDICT_KEYS = (
     "source, model, imgsz, conf, iou, max_det, batch, half, end2end, classes, vid_stride, save, save_txt, save_conf, "
@@ -41,6 +41,14 @@ EVALUATE_KEYS = "\n".join(
         "                   persons in the image, class, tag; or crossed ones as",
         "                   well: slices='keypoint&size'",
         "      tags         a CSV with a column file_name and a column a tag",
+        "      seen         from which score on a detection counts for PCK, pixels and",
+        "                   the kinds of error, whatever scale scores have; 0.25. For",
+        "                   AP and AR all count",
+        "      pck_thresholds, pck_reference, pckh_threshold",
+        "                   within which parts of a person's size a keypoint is right",
+        "                   for PCK, [0.05, 0.1, 0.2]; that size, the longer side of",
+        "                   the box or the torso; and within which part of the head",
+        "                   for PCKh, 0.5",
     )
 )
 

@@ -48,6 +48,23 @@ def show_versions(model_name: str) -> None:
             entry.created.strftime("%Y-%m-%d %H:%M"),
         )
     console.print(table)
+    if note := _judged_before(found):
+        console.print(note)
+
+
+def _judged_before(found: Sequence[versions.ModelVersion]) -> str | None:
+    """Returns that the gate compared the candidate with another version than the one in production, if it did."""
+    behind = {alias: entry for entry in found for alias in entry.aliases}
+    candidate, production = (behind.get(alias) for alias in (versions.CANDIDATE, versions.PRODUCTION))
+    if candidate is None or production is None or candidate is production:
+        return None
+    compared_with = candidate.tags.get("gate.compared_with")
+    if compared_with in (None, "", production.version):
+        return None
+    return (
+        f"The gate compared version {candidate.version} with version {compared_with}, but in production is version "
+        f"{production.version}.\nTo judge it anew, where it was made: dvc repro --force --single-item gate && dvc repro"
+    )
 
 
 def _measured_on(found: Sequence[versions.ModelVersion]) -> dict[str, str]:

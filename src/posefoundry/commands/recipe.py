@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posefoundry.commands.words import arguments_of
+from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.files import write_json_atomic
 from posefoundry.processes import stop_on_signals
@@ -58,6 +59,7 @@ def _cook(name: str, recipe: Recipe, folder: Path) -> list[str]:
     """Makes the data, trains, judges; prints a table and returns what fell short."""
     print(f"{name}: {recipe.description}")
     _prepare_data(recipe, folder)
+    _require_images(recipe, folder)
     start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
     _train(recipe, folder)
     measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
@@ -97,9 +99,19 @@ def _prepare_data(recipe: Recipe, folder: Path) -> None:
     write_json_atomic(record, wanted)
 
 
+def _require_images(recipe: Recipe, folder: Path) -> None:
+    """Refuses, before hours of training, to train what could not be judged."""
+    annotations = folder / "data" / "raw" / "annotations" / f"{recipe.split}.json"
+    if not load_coco_keypoints(annotations).images:
+        raise PosefoundryError(
+            f"recipe: {recipe.split} is the split to judge on and has no images. Judge on another (split=val), or "
+            "raise ingest.coco.test_fraction."
+        )
+
+
 def _train(recipe: Recipe, folder: Path) -> None:
     """Trains, or goes on with a training of the same recipe that was cut short."""
-    from posefoundry.training.batch_size import with_batch_that_fits
+    from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.checkpoint import CheckpointFolder
     from posefoundry.training.distributed import join_process_group
     from posefoundry.training.identity import digest, identity_of_training
@@ -116,9 +128,10 @@ def _train(recipe: Recipe, folder: Path) -> None:
         join_process_group(recipe.train.device) as group,
         training_progress() as progress,
     ):
-        settings = with_batch_that_fits(recipe.train, group, dataset_yaml)
+        settings = recipe.train
         identity = identity_of_training(settings, dataset_yaml=dataset_yaml, val_annotations=val_annotations)
         checkpoints = CheckpointFolder(folder / "checkpoints" / digest(identity), settings.keep_checkpoints, identity)
+        settings = with_batch_that_fits(with_batch_so_far(settings, checkpoints, group), group, dataset_yaml)
         train_model(
             settings,
             dataset_yaml=dataset_yaml,

@@ -18,7 +18,7 @@ def area_of_box(annotations: list[dict[str, Any]]) -> float:
         min(annotation["area"] / (annotation["bbox"][2] * annotation["bbox"][3]), 1.0)
         for annotation in annotations
         if not annotation.get("iscrowd")
-        and annotation["area"] > 0
+        and (annotation.get("area") or 0) > 0
         and annotation["bbox"][2] > 0
         and annotation["bbox"][3] > 0
     ]

@@ -44,8 +44,9 @@ def _mean_pose(truth: CocoKeypoints) -> list[tuple[float, float]]:
     sums, counts = np.zeros((k, 2)), np.zeros((k, 1))
     for annotation in truth.annotations:
         x, y, width, height = annotation["bbox"]
-        if width > 0 and height > 0 and not annotation.get("iscrowd"):
-            points = np.array(annotation["keypoints"], np.float64).reshape(k, 3)
+        keypoints = annotation.get("keypoints")
+        if keypoints and width > 0 and height > 0 and not annotation.get("iscrowd"):
+            points = np.array(keypoints, np.float64).reshape(k, 3)
             labelled = points[:, 2:] > 0
             sums += np.where(labelled, (points[:, :2] - [x, y]) / [width, height], 0)
             counts += labelled

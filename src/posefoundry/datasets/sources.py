@@ -106,7 +106,8 @@ def copy_coco(settings: CocoSource, *, seed: int, folder: Path, progress: Progre
     """Copies the whole images of a COCO folder, byte for byte, into `folder`/images/<split>.
 
     A source without a test annotation file gets a test split cut from train, by image. Which images go there hangs on
-    seed and file name, so that a data set that grows keeps nearly all its images where they were.
+    seed and file name, so that a data set that grows keeps nearly all its images where they were. A fraction of 0
+    leaves them all to train, and the test split empty.
 
     Raises:
         PosefoundryError: The folder or an annotation file is missing or not of COCO form, the splits' categories
@@ -166,7 +167,7 @@ def _cut_test(train: CocoKeypoints, fraction: float, seed: int, folder: Path) ->
     def rank(image: dict[str, Any]) -> bytes:
         return hashlib.sha256(f"{seed}:{image['file_name']}".encode()).digest()
 
-    n_test = max(1, round(fraction * len(train.images)))
+    n_test = max(1, round(fraction * len(train.images))) if fraction else 0
     if n_test >= len(train.images):
         raise PosefoundryError(
             f"ingest.coco.test_fraction: {fraction} of {len(train.images)} usable train images leaves none to train "

@@ -8,15 +8,21 @@ import numpy as np
 from posefoundry.config import Floor, Gate, Improvement, NoRegression
 from posefoundry.evaluation.bootstrap import Resampled, resample_differences
 from posefoundry.evaluation.fast_oks import THRESHOLD_OF_AP
-from posefoundry.evaluation.intervals import confidence_interval, holm, p_value_two_sided
-from posefoundry.evaluation.matching import image_scores, match_persons
+from posefoundry.evaluation.intervals import (
+    confidence_interval,
+    holm,
+    p_value_not_above,
+    p_value_not_below,
+    p_value_two_sided,
+)
+from posefoundry.evaluation.matching import image_scores, partners
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
 from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
 from posefoundry.evaluation.slices import Slicer
 
 CHANGED_IMAGES = 12  # shown of each, those that got better and those that got worse
 MAX_SHOWN_VALUES = 20  # of a tag that is shown unasked
-LEAST_CHANGE = 0.05  # of an image's mean OKS; less is no change that anybody would see
+LEAST_CHANGE = 0.05  # of an image's score; less is no change that anybody would see
 
 
 def named_slices(slicer: Slicer, settings: Gate, tags: Mapping[str, Sequence[str | None]]) -> dict[str, list[str]]:
@@ -75,7 +81,7 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
     """Returns one row a slice with people in it: both models' AP, its difference, and how sure that is.
 
     The p values are two-sided; corrected, they are those of looking at all these slices at once. By the corrected ones
-    a difference is proven, `better` or `worse`, or not, None.
+    a difference is proven, `better` or `worse` as its interval says, or not, None.
     """
     shown = {name: (entry, entry.of("oks_ap")) for name, entry in resampled.items() if entry.persons}
     p_values = {
@@ -95,34 +101,51 @@ def differences(resampled: Mapping[str, Resampled], confidence: float) -> list[d
             "interval": confidence_interval(difference.resampled, confidence, entry.images),
             "p_value": p_values.get(name),
             "p_value_holm": corrected.get(name),
-            "proven": (
-                ("better" if difference.value > 0 else "worse")
-                if corrected.get(name, 1.0) <= 1 - confidence and difference.value
-                else None
-            ),
+            "proven": _side(difference.resampled, entry.images) if corrected.get(name, 1.0) <= 1 - confidence else None,
         }
         for name, (entry, difference) in shown.items()
     ]
 
 
+def _side(resampled: np.ndarray, images: int) -> str:
+    """Returns on which side of nothing the interval lies; the observed difference may lie outside of it."""
+    is_above = p_value_not_above(resampled, 0.0, images) < p_value_not_below(resampled, 0.0, images)
+    return "better" if is_above else "worse"
+
+
 def changed_images(
-    evaluator: OksEvaluator,
-    candidate: tuple[Evaluation, list[dict[str, Any]]],
-    production: tuple[Evaluation, list[dict[str, Any]]],
+    evaluator: OksEvaluator, candidate: Evaluation, production: Evaluation
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the images whose persons the candidate sees better, and worse, than production; the most changed first.
+    """Returns the images that the candidate sees better, and worse, than production; the most changed first.
+
+    Each has of both models the `score` (see `ImageScores`; 1 where nobody is and nobody was seen), by whose difference
+    they are ranked, `mean_oks` and `false_positives`.
 
     Args:
         evaluator: The ground truth.
-        candidate: Its evaluation, and the detections that it is of.
+        candidate: Its evaluation.
         production: Likewise.
     """
-    ours, theirs = (image_scores(match_persons(evaluator, *model)) for model in (candidate, production))
+    models = {"candidate": candidate, "production": production}
+    seen = {name: image_scores(evaluation, *partners(evaluation)) for name, evaluation in models.items()}
+    score = {name: np.where(np.isnan(scores.score), 1.0, scores.score) for name, scores in seen.items()}
     names = {image["id"]: image["file_name"] for image in evaluator.images}
-    rows = [{"image_id": i, "file_name": names[i], "candidate_oks": ours[i], "production_oks": theirs[i]} for i in ours]
-    change = np.array([row["candidate_oks"] - row["production_oks"] for row in rows])
+
+    def row(i: int) -> dict[str, Any]:
+        image_id = candidate.truth.image_ids[i]
+        of_models = {
+            name: {
+                "score": float(score[name][i]),
+                "mean_oks": float(scores.mean_oks[i]) if scores.persons[i] else None,
+                "false_positives": int(scores.false_positives[i]),
+            }
+            for name, scores in seen.items()
+        }
+        return {"image_id": image_id, "file_name": names[image_id], **of_models}
+
+    change = score["candidate"] - score["production"]
     order = np.argsort(-change, kind="stable").tolist()
     return {
-        "better": [rows[i] for i in order if change[i] >= LEAST_CHANGE][:CHANGED_IMAGES],
-        "worse": [rows[i] for i in reversed(order) if change[i] <= -LEAST_CHANGE][:CHANGED_IMAGES],
+        "better": [row(i) for i in order if change[i] >= LEAST_CHANGE][:CHANGED_IMAGES],
+        "worse": [row(i) for i in reversed(order) if change[i] <= -LEAST_CHANGE][:CHANGED_IMAGES],
     }

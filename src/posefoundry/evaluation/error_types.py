@@ -35,23 +35,26 @@ UNLABELLED = -1
 TAKES_CROWD = -2  # as a partner: somebody whom it is neither right nor wrong to find
 
 
-def diagnose(evaluation: Evaluation, keypoint_names: Sequence[str]) -> dict[str, Any]:
+def diagnose(
+    evaluation: Evaluation, keypoint_names: Sequence[str], min_score: float = SEEN_CONFIDENCE
+) -> dict[str, Any]:
     """Returns the content of errors.json.
 
-    `counts` and `by_keypoint` are of what a user of the model gets to see, detections with a score of .25 or more; a
-    person whose only detection scores less is missed there. `ap_lost` is of all detections, as AP is: by how much AP
-    would be higher if errors of that kind alone were corrected, all others staying as they are. So the losses do not
-    add up to what is lacking to an AP of 1. Corrected keypoints lie where they are labelled; wrong detections are
-    taken away, and missed persons need not be found.
+    `counts` and `by_keypoint` are of what a user of the model gets to see, detections with a score of `min_score` or
+    more; a person whose only detection scores less is missed there. `ap_lost` is of all detections, as AP is: by how
+    much AP would be higher if errors of that kind alone were corrected, all others staying as they are. So the losses
+    do not add up to what is lacking to an AP of 1. Corrected keypoints lie where they are labelled; wrong detections
+    are taken away, and missed persons need not be found.
 
     Args:
         evaluation: Of all detections.
         keypoint_names: K names.
+        min_score: From which score on a detection counts.
     """
     truth, found = evaluation.truth, evaluation.found
     partner = _partners(evaluation)
     types = _keypoint_types(evaluation, partner)
-    is_seen = found.scores >= SEEN_CONFIDENCE
+    is_seen = found.scores >= min_score
     of_seen = types[is_seen]
     counts = {name: int((of_seen == t).sum()) for t, name in enumerate(KEYPOINT_TYPES)}
     is_alone = partner == -1

@@ -8,6 +8,11 @@ from posefoundry.evaluation.wording import digits_of, title, where
 
 MAX_NAMED = 5  # rules in a list, of which one reads no more
 
+NOTHING_TO_JUDGE = (
+    "no rule finds anything to judge in the test images. Add one on all persons to the rules, such as "
+    "{rule: floor, metric: oks_ap, at_least: 0.3}."
+)
+
 # What weighs most comes first: that nothing is known, that something was lost, that something is missing.
 RANKS = {"no_regression": 1, "parity": 1, "floor": 2, "improvement": 3, "budget": 4, "data": 5}
 
@@ -53,7 +58,7 @@ def cause(outcomes: Sequence[Outcome], *, version: str | None = None, must_prove
     """
     failed = failures(outcomes)
     if not failed:
-        return "there is nothing to judge."
+        return NOTHING_TO_JUDGE
     worst, n_others = failed[0], len(failed) - 1
     if worst.kind == "no_regression" and worst.difference is not None:
         said = _loss(worst, version, must_prove=must_prove)

@@ -65,7 +65,7 @@ def decide(settings: Gate, evidence: Evidence) -> Decision:
         may, must_not = (
             f"The candidate {word} follow version {production.version} in production" for word in ("may", "must not")
         )
-    passed = all(outcome.passed for outcome in outcomes)
+    passed = bool(outcomes) and all(outcome.passed for outcome in outcomes)
     if passed:
         reason = _against_production(settings, evidence)
     else:
@@ -241,7 +241,7 @@ def _kind(rule: str) -> str:
 def _verdict(outcomes: Sequence[Outcome]) -> str:
     failed = failures(outcomes)
     if not outcomes:
-        return "Rejected: no rule has anything to judge, so nothing is proven."
+        return f"Rejected: {cause(outcomes)}"
     if not failed:
         return f"Passed: all {len(outcomes)} rules hold." if len(outcomes) > 1 else f"Passed: {outcomes[0].sentence}"
     if len(failed) == 1:

@@ -18,6 +18,8 @@ AREA_RULES: dict[AreaRule, str] = {
     "none; detections: area of the box",
     "box": f"ground truth: {AREA_PER_BOX_AREA} x area of the box; detections: area of the box",
 }
+# Ingest keeps persons of area 0, and one of them should not keep all others from being judged.
+PIPELINE_AREA_RULE: AreaRule = "annotation_else_box"
 TRUNCATION_MARGIN_PX = 1.0
 _LARGEST_NUMBER = 1e12  # beyond any picture, and squares of it are still far from overflowing
 
@@ -55,10 +57,14 @@ class GroundTruth:
     areas_from_box: int
 
     def touches_border(self, image: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-        """Tells which boxes reach the border of their image, to within `TRUNCATION_MARGIN_PX`."""
-        sizes = self.image_sizes_wh[image]
-        low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
-        return ((low <= TRUNCATION_MARGIN_PX) | (high >= sizes - TRUNCATION_MARGIN_PX)).any(axis=1)
+        """Tells which of (B, 4) boxes reach the border of their image, whose (B,) place is given."""
+        return touches_border(boxes_xywh, self.image_sizes_wh[image])
+
+
+def touches_border(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
+    """Tells which of (B, 4) boxes reach the border of their (B, 2) image, to within `TRUNCATION_MARGIN_PX`."""
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    return ((low <= TRUNCATION_MARGIN_PX) | (high >= sizes_wh - TRUNCATION_MARGIN_PX)).any(axis=1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from posefoundry.datasets.coco import CocoKeypoints
 from posefoundry.datasets.pairing import box_iou_xywh
 from posefoundry.evaluation.fast_oks import MAX_POSES_PER_IMAGE
+from posefoundry.evaluation.ground_truth import PIPELINE_AREA_RULE, read_detections
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match, match_persons
 from posefoundry.evaluation.oks import OksEvaluator
 
@@ -54,7 +55,12 @@ class HardExample:
 
 
 def choose_hard_examples(
-    truth: CocoKeypoints, detections: Detections, production: Detections | None = None, *, count: int = 50
+    truth: CocoKeypoints,
+    detections: Detections,
+    production: Detections | None = None,
+    *,
+    count: int = 50,
+    called: tuple[str, str, str] = ("annotations", "detections", "production"),
 ) -> list[HardExample]:
     """Chooses images by worst OKS, persons nobody annotated, low confidence and disagreement, in turn.
 
@@ -66,16 +72,18 @@ def choose_hard_examples(
         detections: The model's COCO results on them.
         production: Those of the model in production, if there is one.
         count: Images at most.
+        called: What the first three are called in messages.
 
     Raises:
-        PosefoundryError: A detection is of an unknown image, or malformed.
+        PosefoundryError: A detection is of an unknown image, or malformed; or a person's annotation is.
     """
     sigmas = np.array(truth.skeleton.sigmas)
     content = {"images": truth.images, "annotations": truth.annotations, "categories": truth.categories}
-    evaluator = OksEvaluator(content, sigmas=truth.skeleton.sigmas)
-    matches = match_persons(evaluator, evaluator.evaluate_in_detail(detections), detections)
+    evaluator = OksEvaluator(content, sigmas=truth.skeleton.sigmas, area_rule=PIPELINE_AREA_RULE, where=called[0])
+    found = read_detections(detections, evaluator.truth, called[1])
+    matches = match_persons(evaluator, evaluator.evaluate_arrays(found), detections)
     if production is not None:
-        evaluator.evaluate(production)  # refuses what is not of these images
+        read_detections(production, evaluator.truth, called[2])  # refuses what is not of these images
     seen = seen_by_image(detections)
     kinds: list[dict[int, Reason]] = [
         _worst_oks(matches),

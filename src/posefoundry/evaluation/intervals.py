@@ -3,17 +3,8 @@
 The outer percentiles of the resamples lie too near each other where images are few: a resample varies by a factor of
 sqrt((n - 1) / n) less than the images themselves, and its percentiles are those of a normal distribution where a t
 distribution is due. Both are made up for by going further out (the expanded percentile interval: Hesterberg, What
-Teachers Should Know about the Bootstrap, The American Statistician 69, 2015). In simulations of 1,000 sets, as in
-tests/evaluation/test_bootstrap.py, 95 % intervals held the true difference in
-
-| images | expanded | plain percentiles |
-|--------|----------|-------------------|
-| 20     | 94.5 %   | 92.1 %            |
-| 60     | 94.3 %   | 93.6 %            |
-| 400    | 94.3 %   | 94.0 %            |
-
-(means of four and, of 60 images, three such simulations). The bias-corrected and accelerated interval (BCa) held it
-less often than plain percentiles throughout.
+Teachers Should Know about the Bootstrap, The American Statistician 69, 2015). tests/evaluation/test_bootstrap.py
+simulates 1,000 sets of 20 and of 150 images and asks that the 95 % intervals hold the true difference in 93 to 97 %.
 """
 
 import math

@@ -11,8 +11,8 @@ from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.error_types import diagnose
-from posefoundry.evaluation.ground_truth import AREA_RULES, AreaRule
-from posefoundry.evaluation.matching import Match, match_persons
+from posefoundry.evaluation.ground_truth import AREA_RULES, PIPELINE_AREA_RULE
+from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match, match_persons
 from posefoundry.evaluation.oks import Evaluation, Metrics, OksEvaluator, to_coco_results
 from posefoundry.evaluation.passport import SOFTWARE_OF_RUNTIME, conditions_of_test, software_versions
 from posefoundry.evaluation.pck import Placement, check_reference, place, placement_figures
@@ -23,9 +23,6 @@ from posefoundry.evaluation.warnings import flat_sigma_warning
 from posefoundry.files import sha256_of_file
 from posefoundry.inference.backends import runtime_of
 from posefoundry.inference.predictor import Predictor
-
-# Ingest keeps persons of area 0, and one of them should not keep all others from being judged.
-AREA_RULE: AreaRule = "annotation_else_box"
 
 Progress = Callable[[int, int], None]
 
@@ -164,7 +161,8 @@ def judge(
         "head": "several boxes a person, thinned out by NMS" if info.needs_nms else "one box a person",
         "input_size_px": predictor.image_size_px,
         **origin,
-        **({"area_rule": AREA_RULES[AREA_RULE]} if evaluator.truth.areas_from_box else {}),
+        "pck_min_score": SEEN_CONFIDENCE,  # told, not compared: models judged before it was told were judged by it too
+        **({"area_rule": AREA_RULES[PIPELINE_AREA_RULE]} if evaluator.truth.areas_from_box else {}),
         "device": predictor.backend.device_name,
         "versions": software_versions(*SOFTWARE_OF_RUNTIME.get(origin.get("runtime", ""), ())),
     }
@@ -187,7 +185,9 @@ def evaluator_of(
     """
     names = [image["file_name"] for image in truth.images]
     values = tag_columns(read_tags(tags, where="tags", file_names=names), names) if tags else {}
-    return OksEvaluator(annotations, sigmas=truth.skeleton.sigmas, area_rule=AREA_RULE, tags=values, crossed=crossed)
+    return OksEvaluator(
+        annotations, sigmas=truth.skeleton.sigmas, area_rule=PIPELINE_AREA_RULE, tags=values, crossed=crossed
+    )
 
 
 def _runtime(weights: Path) -> dict[str, str]:

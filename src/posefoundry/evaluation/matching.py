@@ -3,7 +3,6 @@
 AP ranks all detections, also those with a score near 0. Here only those count that a user of the model gets to see.
 """
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +48,18 @@ class KeypointErrors:
     persons_found: int
 
 
-def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: list[dict[str, Any]]) -> list[Match]:
+def match_persons(
+    evaluator: OksEvaluator,
+    evaluation: Evaluation,
+    detections: list[dict[str, Any]],
+    min_score: float = SEEN_CONFIDENCE,
+) -> list[Match]:
     """Gives each person the closest detection that is not closer to another: pairs by falling OKS, each side once.
 
-    The detections that compete are those with a score of .25 or more, of an image at most the 20 with the highest.
+    The detections that compete are those with a score of `min_score` or more, of an image at most the 20 with the
+    highest.
     """
-    partner, oks = partners(evaluation)
+    partner, oks = partners(evaluation, min_score)
     matches = []
     for person in evaluator.persons:
         index = int(partner[person])
@@ -64,7 +69,7 @@ def match_persons(evaluator: OksEvaluator, evaluation: Evaluation, detections: l
     return matches
 
 
-def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+def partners(evaluation: Evaluation, min_score: float = SEEN_CONFIDENCE) -> tuple[np.ndarray, np.ndarray]:
     """Pairs like `match_persons`, in arrays.
 
     Returns:
@@ -74,7 +79,7 @@ def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     truth, found = evaluation.truth, evaluation.found
     pairs = evaluation.every_pair.pairs
     oks = evaluation.every_pair.oks(truth.visibility > 0)
-    near = (oks > 0) & (found.scores[pairs.detection] >= SEEN_CONFIDENCE) & ~truth.is_ignored[pairs.person]
+    near = (oks > 0) & (found.scores[pairs.detection] >= min_score) & ~truth.is_ignored[pairs.person]
     candidates = np.flatnonzero(near)
     candidates = candidates[np.argsort(-oks[candidates], kind="stable")]
     partner, best = np.full(len(truth.image), -1), np.zeros(len(truth.image))
@@ -88,16 +93,51 @@ def partners(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     return partner, best
 
 
-def image_scores(matches: list[Match]) -> dict[int, float]:
-    """Scores each image with persons by the mean OKS of its persons; a missed person counts 0.
+@dataclass(frozen=True)
+class ImageScores:
+    """How well each of I images was seen, in order of image id.
 
-    False positives do not lower it: it asks how well the people who are there were seen. Images without persons have
-    no score.
+    Attributes:
+        persons: (I,) who is to be found.
+        false_positives: (I,) detections with a score of .25 or more, of the 20 best of their image, that found nobody
+            at OKS .50 and lie on no crowd or person without keypoints.
+        mean_oks: (I,) of the persons, a missed one counting 0; NaN where nobody is to be found.
+        score: (I,) the persons' OKS added up, divided by persons and false positives; NaN where there is neither.
     """
-    by_image: dict[int, list[float]] = defaultdict(list)
-    for match in matches:
-        by_image[match.annotation["image_id"]].append(match.oks)
-    return {image_id: float(np.mean(values)) for image_id, values in by_image.items()}
+
+    persons: np.ndarray
+    false_positives: np.ndarray
+    mean_oks: np.ndarray
+    score: np.ndarray
+
+
+def image_scores(evaluation: Evaluation, partner: np.ndarray, oks: np.ndarray) -> ImageScores:
+    """Scores each image by its persons and by what was seen where nobody is.
+
+    Args:
+        evaluation: Of all detections.
+        partner: (N,) as of `partners`.
+        oks: (N,) likewise.
+    """
+    truth, found = evaluation.truth, evaluation.found
+    n, must = len(truth.image_ids), ~truth.is_ignored
+    right = partner[(partner >= 0) & (oks >= FOUND_OKS)]
+    is_wrong = (found.scores >= SEEN_CONFIDENCE) & ~np.isin(found.source, right) & ~_on_ignored(evaluation)
+    persons = np.bincount(truth.image[must], minlength=n)
+    wrong = np.bincount(found.image[is_wrong], minlength=n)
+    oks_sum = np.bincount(truth.image[must], oks[must], minlength=n)
+    with np.errstate(invalid="ignore"):
+        return ImageScores(persons, wrong, oks_sum / persons, oks_sum / (persons + wrong))
+
+
+def _on_ignored(evaluation: Evaluation) -> np.ndarray:
+    """Returns (D,) whether a detection lies on somebody who need not be found."""
+    similarity = evaluation.every_pair
+    oks = similarity.oks(evaluation.truth.visibility > 0)
+    pairs = similarity.pairs
+    on = np.zeros(len(evaluation.found.scores), bool)
+    on[pairs.detection[(oks >= FOUND_OKS) & evaluation.truth.is_ignored[pairs.person]]] = True
+    return on
 
 
 def keypoint_errors(matches: list[Match], sigmas: np.ndarray) -> KeypointErrors:

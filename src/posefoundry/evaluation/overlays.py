@@ -1,14 +1,14 @@
 """The worst and the best images, ground truth next to prediction, for eyes to judge what numbers cannot say."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from posefoundry.evaluation.matching import FOUND_OKS, SEEN_CONFIDENCE, Match, image_scores
+from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match
 from posefoundry.inference.drawing import draw_poses
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.results import PoseResult
@@ -26,14 +26,15 @@ def draw_overlays(
     annotations: Sequence[dict[str, Any]],
     detections: Sequence[dict[str, Any]],
     matches: Sequence[Match],
+    rows: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
     count: int,
 ) -> list[Path]:
     """Writes `worst_<rank>_<image>.jpg` and `best_<rank>_<image>.jpg`.
 
-    Images are ranked by `image_scores`, the mean OKS of their persons. The ground truth shows each person with its
-    OKS, and pale who need not be found: crowds and persons without keypoints. The prediction shows the detections with
-    a score of .25 or more, the same that the OKS is of.
+    Images are ranked by their score, see `ImageScores`; those without one are left out. The ground truth shows each
+    person with its OKS, and pale who need not be found: crowds and persons without keypoints. The prediction shows the
+    detections with a score of .25 or more, the same that the OKS is of.
 
     Args:
         folder: Where to; created if missing.
@@ -41,12 +42,13 @@ def draw_overlays(
         annotations: The ground truth.
         detections: COCO results.
         matches: Who was found.
+        rows: Entries of images.json.
         skeleton: The keypoint schema.
         count: Images in all: half of them the worst, half the best.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scores = image_scores(list(matches))
-    ranked = sorted(scores, key=lambda image_id: (scores[image_id], image_paths[image_id].name))
+    row_of = {row["image_id"]: row for row in rows if row["score"] is not None}
+    ranked = sorted(row_of, key=lambda image_id: (row_of[image_id]["score"], image_paths[image_id].name))
     n_best = min(count, len(ranked)) // 2
     n_worst = min(count, len(ranked)) - n_best
     chosen = [("worst", rank, image_id) for rank, image_id in enumerate(ranked[:n_worst], 1)]
@@ -62,7 +64,7 @@ def draw_overlays(
             matches_of[image_id],
             skeleton,
             f"{kind} {rank}: {source.name}",
-            scores[image_id],
+            row_of[image_id],
         )
         path = folder / f"{kind}_{rank:02}_{source.stem}.jpg"
         path.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
@@ -84,7 +86,7 @@ def _overlay(
     matches: list[Match],
     skeleton: Skeleton,
     title: str,
-    score: float,
+    row: Mapping[str, Any],
 ) -> np.ndarray:
     """Puts both panels side by side under a caption."""
     height, width = image_bgr.shape[:2]
@@ -97,8 +99,9 @@ def _overlay(
     gap = np.full((image.shape[0], GAP_PX, 3), PAPER, np.uint8)
     panels = np.hstack((truth, gap, prediction))
     caption = np.full((CAPTION_PX, panels.shape[1], 3), PAPER, np.uint8)
-    found = sum(match.oks >= FOUND_OKS for match in matches)
-    numbers = f"mean OKS {score:.2f}; {found} of {len(matches)} found (OKS .50)"
+    mean_oks = "" if row["mean_oks"] is None else f"mean OKS {row['mean_oks']:.2f}; "
+    found = f"{row['found']} of {row['persons']} found (OKS .50)"
+    numbers = f"{mean_oks}{found}, {row['false_positives']} false positives"
     _write(caption, title, (8, 22), 0.55, INK)
     _write(caption, numbers, (image.shape[1] + GAP_PX + 8, 22), 0.55, INK)
     _write(caption, "ground truth, with each person's OKS", (8, 46), 0.45, GREY)

@@ -6,9 +6,10 @@
 - PCKh, the same by the head, from its top to the neck (Andriluka et al., 2D Human Pose Estimation, CVPR 2014), for
   skeletons that have both.
 
-Each person has the detection that `matching.partners` gives it. In PCK the keypoints of a person without any are wrong:
-who finds easy persons alone should not look exact. Distances can be measured of persons who were found (OKS of .50 or
-more) only; they are means over their labelled keypoints.
+Each person has the detection that `matching.partners` gives it, one with a score of .25 or more where nothing else is
+asked for. In PCK the keypoints of a person without any are wrong: who finds easy persons alone should not look exact.
+Distances can be measured of persons who were found (OKS of .50 or more) only; they are means over their labelled
+keypoints.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ import numpy as np
 from posefoundry.config import Evaluate
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import GroundTruth
-from posefoundry.evaluation.matching import FOUND_OKS, partners
+from posefoundry.evaluation.matching import FOUND_OKS, SEEN_CONFIDENCE, partners
 from posefoundry.evaluation.oks import Evaluation, Metrics
 from posefoundry.evaluation.slices import Population
 
@@ -64,10 +65,22 @@ def check_reference(reference: Literal["box", "torso"], keypoint_names: Sequence
         )
 
 
-def place(evaluation: Evaluation, keypoint_names: Sequence[str], reference: Literal["box", "torso"]) -> Placement:
-    """Measures how far the keypoints of all persons are from where they are labelled."""
+def place(
+    evaluation: Evaluation,
+    keypoint_names: Sequence[str],
+    reference: Literal["box", "torso"],
+    min_score: float = SEEN_CONFIDENCE,
+) -> Placement:
+    """Measures how far the keypoints of all persons are from where they are labelled.
+
+    Args:
+        evaluation: Of all detections.
+        keypoint_names: K names.
+        reference: What PCK takes for a person's size.
+        min_score: From which score on a detection counts; a person found by lesser ones alone was missed.
+    """
     truth = evaluation.truth
-    partner, oks = partners(evaluation)
+    partner, oks = partners(evaluation, min_score)
     found_xy = evaluation.detections.keypoints_xy[partner] if len(evaluation.detections.scores) else truth.keypoints_xy
     distances = np.linalg.norm(truth.keypoints_xy - found_xy, axis=2)
     distances[partner < 0] = np.inf

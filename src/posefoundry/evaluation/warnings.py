@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from posefoundry.evaluation.matching import FOUND_OKS, Match
+from posefoundry.evaluation.matching import FOUND_OKS, Match, partners
+from posefoundry.evaluation.oks import Evaluation
 
 # When a flat default hides something: the median keypoint is off by more than this part of the person's scale (the
 # root of its area; COCO's annotators agree on eyes to .025 and on hips to .107), and by more than a rounding error.
 HIGH_AP = 0.5
 LARGE_ERROR_OF_SCALE = 0.03
 LARGE_ERROR_PX = 2.0
+MANY_UNSEEN = 0.5  # of those whom OKS finds
 
 
 def flat_sigma_warning(sigmas: Sequence[float], oks_ap: float | None, matches: list[Match]) -> str | None:
@@ -38,6 +40,29 @@ def flat_sigma_warning(sigmas: Sequence[float], oks_ap: float | None, matches: l
         f"which nobody measured, and the median keypoint is {np.median(error_px):.1f} px off, "
         f"{np.median(error_of_scale):.1%} of the person's scale. Measure sigmas on persons annotated twice: "
         "posefoundry sigmas annotations=first.json second=second.json."
+    )
+
+
+def unseen_warning(evaluation: Evaluation, is_found: np.ndarray, min_score: float) -> str | None:
+    """Warns where AP and PCK speak of different persons, because most are found by detections of a low score alone.
+
+    Args:
+        evaluation: Of all detections.
+        is_found: (N,) who was found by detections with a score of `min_score` or more.
+        min_score: From which score on a detection counts for PCK.
+
+    Returns:
+        A sentence, or None: of those whom any detection finds, more than half are found by such a one.
+    """
+    _, oks = partners(evaluation, min_score=-np.inf)
+    found_at_all = oks >= FOUND_OKS
+    unseen = int((found_at_all & ~is_found).sum())
+    if not unseen or unseen < MANY_UNSEEN * found_at_all.sum():
+        return None
+    return (
+        f"{unseen} of the {found_at_all.sum()} persons found (OKS of {FOUND_OKS:.2f} or more) are found by detections "
+        f"with a score below {min_score:g} alone: they count for AP, but as missed for PCK, pixels and kinds of error. "
+        "If these scores have a scale of their own, say with seen= from which score on a detection counts."
     )
 
 

@@ -1,4 +1,4 @@
-"""How metrics, slices and figures are called in a decision's sentences, so that they can be read aloud."""
+"""How metrics, slices, errors and figures are called in sentences, so that they can be read aloud."""
 
 # How a metric is called.
 METRIC_NAMES = {
@@ -19,6 +19,20 @@ METRIC_NAMES = {
     "box_ap_m": "Person detection of medium-sized persons (box AP-M)",
     "box_ap_l": "Person detection of large persons (box AP-L)",
 }
+ERROR_TYPES = {
+    "good": "close enough to count as exact",
+    "jitter": "near the right place, not exact",
+    "inversion": "left and right exchanged, or another joint of the same person",
+    "swap": "on another person's joint",
+    "miss": "nowhere near any joint",
+    "background": "a detection where nobody is",
+    "duplicate": "another detection of somebody found already",
+    "missed_person": "a person nobody detected",
+}
+ERROR_PLURALS = {
+    "inversion": "inversions", "swap": "swaps", "miss": "misses", "background": "false positives in the background",
+    "duplicate": "duplicates", "missed_person": "missed persons",
+}  # fmt: skip
 TRUNCATION = {"truncated": "cut off by the border", "whole": "wholly in the picture"}
 CORRECTED = {"yes": "corrected images", "no": "images that were not corrected"}
 

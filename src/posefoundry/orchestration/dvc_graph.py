@@ -160,6 +160,7 @@ def run_stage(
     project: Path,
     on_line: Callable[[str], None] = print,
     time_limit_s: float | None = None,
+    force: bool = False,
 ) -> Outcome:
     """Runs one stage by DVC, if it has to run at all.
 
@@ -168,13 +169,14 @@ def run_stage(
         project: The folder with dvc.yaml.
         on_line: Called with each line of the stage, and what DVC says about it, while they run.
         time_limit_s: After this the stage is stopped and counts as failed.
+        force: Whether it runs although nothing that DVC knows of has changed.
 
     Raises:
         RejectedError: The stage is a gate and said no (exit status 3).
         StageFailedError: It failed, was stopped at its time limit, or DVC could not run it.
     """
     lines = _Transcript(name)
-    command = ["--wait-for-lock", "repro", "--single-item", name]
+    command = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), name]
     with _running_dvc(command, project) as process, _time_limit(process, time_limit_s) as out_of_time:
         for line in process.stdout or ():
             if lines.add(line.rstrip()):

@@ -77,8 +77,9 @@ def _decision(heading: str, path: Path) -> list[str]:
         ("yes" if rule.get("passed") else "**no**", _cell(str(rule.get("sentence", rule.get("name", "")))))
         for rule in decision.get("rules", [])
     ]
-    power = decision.get("power") or {}
-    told = [str(text) for text in (decision.get("sentence"), decision.get("verdict"), power.get("sentence")) if text]
+    texts = [decision.get("sentence"), decision.get("verdict")]
+    texts += [(decision.get(part) or {}).get("sentence") for part in ("errors", "power")]
+    told = [str(text) for text in texts if text]
     outcome = "passed" if decision.get("passed") else "rejected"
     return [
         f"## {heading}: {outcome}", *dict.fromkeys(told), _table(("holds", "rule"), rows), *_differences(path, decision)

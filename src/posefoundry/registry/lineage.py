@@ -1,7 +1,11 @@
-"""Which code and which data: the git commit, and the hashes that DVC wrote into dvc.lock."""
+"""Which code, data and machine: the git commit, the hashes that DVC wrote into dvc.lock, facts of the system."""
 
+import os
+import platform
 import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import yaml
@@ -53,6 +57,25 @@ def lineage_tags(root: Path | None = None) -> dict[str, str]:
     return tags
 
 
+def system_tags() -> dict[str, str]:
+    """Returns facts of the machine and its software, as MLflow tags."""
+    tags = {
+        "system.platform": platform.platform(),
+        "system.python": platform.python_version(),
+        "system.cpu": _cpu_name(),
+        "system.cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+    }
+    for package in ("posefoundry", "torch"):
+        try:
+            tags[f"system.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        tags["system.gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return tags
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -61,3 +84,12 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -7,9 +7,11 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from posefoundry.files import read_json, write_text_atomic
 
 # MLflow's limit, mlflow/utils/validation.py.
 MAX_METRICS_PER_BATCH = 1000
@@ -40,6 +42,8 @@ class MetricSender:
         self, send: Callable[[list[Point]], None], journal: Path | None = None, all_again: bool = False
     ) -> None:
         self._send, self._journal = send, journal
+        if journal:
+            _end_last_line(journal)
         known, n_sent, self._last_steps = read_journal(journal) if journal else ([], 0, {})
         self._waiting = known if all_again else known[n_sent:]
         if all_again and journal and known:
@@ -48,6 +52,11 @@ class MetricSender:
         self._closing = self._is_down = False
         self._thread = threading.Thread(target=self._work, name="mlflow-metrics", daemon=True)
         self._thread.start()
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether what has not arrived is kept for the next sender with this journal."""
+        return self._journal is not None
 
     def add(self, points: Iterable[Point]) -> None:
         """Writes points down and lets them be sent; a step that an earlier process told of is passed over."""
@@ -118,6 +127,17 @@ class MetricSender:
             self._journal = None
 
 
+def _end_last_line(journal: Path) -> None:
+    """Keeps what a killed process was writing, a part of a line, from spoiling the line that is written next."""
+    try:
+        with journal.open("rb+") as stream:
+            content = stream.read()
+            if content and not content.endswith(b"\n"):
+                stream.write(b"\n")
+    except OSError:  # there is none yet; one that cannot be written is reported at the first metric
+        pass
+
+
 def read_journal(path: Path) -> tuple[list[Point], int, dict[str, int]]:
     """Returns the points of a journal, how many of them, from the first, have arrived, and each metric's last step.
 
@@ -143,6 +163,21 @@ def read_journal(path: Path) -> tuple[list[Point], int, dict[str, int]]:
         for point in new:
             last_steps[point.key] = max(point.step, last_steps.get(point.key, point.step))
     return points, n_sent, last_steps
+
+
+def write_points(path: Path, points: Sequence[Point]) -> None:
+    """Writes points for `read_points`; a NaN, which a left out step has as its loss, stays one."""
+    write_text_atomic(path, json.dumps(points) + "\n")
+
+
+def read_points(path: Path) -> list[Point]:
+    """Returns the points of a file, none where there is no file.
+
+    Raises:
+        PosefoundryError: It is not JSON.
+    """
+    points = [Point(*values) for values in read_json(path)] if path.is_file() else []
+    return [point for point in points if point.value is not None]  # as NaN was once written
 
 
 def now_ms() -> int:

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,8 +17,16 @@ from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry import store
 from posefoundry.registry.errands import Errands
-from posefoundry.registry.lineage import dvc_hashes, git_commit, lineage_tags
-from posefoundry.registry.metric_sender import LAST_ATTEMPT_S, MAX_METRICS_PER_BATCH, MetricSender, Point, now_ms
+from posefoundry.registry.lineage import dvc_hashes, git_commit, lineage_tags, system_tags
+from posefoundry.registry.metric_sender import (
+    LAST_ATTEMPT_S,
+    MAX_METRICS_PER_BATCH,
+    MetricSender,
+    Point,
+    now_ms,
+    read_points,
+    write_points,
+)
 
 # MLflow's limits, mlflow/utils/validation.py; longer values are refused by some of its stores, cut by others.
 MAX_PARAMS_PER_BATCH = 100
@@ -30,6 +37,9 @@ MAX_TAG_LENGTH = 5000
 RUN_FILE = "mlflow_run.json"
 JOURNAL = "mlflow_metrics.jsonl"
 UNSENT = "mlflow_unsent.json"
+
+# How long each part of a requested stop waits: it has processes.GRACE_S in all, and the next process sends the rest.
+STOPPING_S = 3.0
 
 RESTORED_FROM = "restored_from"
 PROCESS = "process"
@@ -90,7 +100,7 @@ class TrainingRun:
             return opened
         client, experiment_id = store.client(), store.experiment_id(experiment)
         _close_orphans(client, experiment_id)
-        all_tags = {**lineage_tags(), **_system_tags(), "stage": stage, PROCESS: _this_process(), **(tags or {})}
+        all_tags = {**lineage_tags(), **system_tags(), "stage": stage, PROCESS: _this_process(), **(tags or {})}
         run = client.create_run(experiment_id, run_name=name, tags=_within_limits(all_tags))
         opened = cls(run.info.run_id, experiment, name, stage, journal, all_again=True)
         _log_params(client, opened.run_id, params)
@@ -108,20 +118,28 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        unsent = self._metrics.close()
-        if n_undone := self._errands.wait(0 if unsent else LAST_ATTEMPT_S):
+        was_asked = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit | StoppedError)
+        patience_s = STOPPING_S if was_asked and self._metrics.outlives_process else LAST_ATTEMPT_S
+        unsent = self._metrics.close(patience_s)
+        if n_undone := self._errands.wait(0 if unsent else patience_s):
             print(f"MLflow: {n_undone} files or other entries of the run could not be recorded.", file=sys.stderr)
-        if kind is None:
-            status = "FINISHED"
-            self._attempt("the stage's tag", lambda: _tag_stage_done(self._client, self.run_id, self.stage))
-            if unsent and self._run_file:
-                path = self._run_file.with_name(UNSENT)
-                write_json_atomic(path, unsent)
-                print(f"MLflow: {len(unsent)} metrics wait in {path} for the next stage to send them.", file=sys.stderr)
-        else:
-            was_asked = issubclass(kind, KeyboardInterrupt | SystemExit | StoppedError)
-            status = "KILLED" if was_asked else "FAILED"
-        self._attempt("the run's end", lambda: self._client.set_terminated(self.run_id, status))
+        if kind is None and unsent and self._run_file:
+            path = self._run_file.with_name(UNSENT)
+            write_points(path, unsent)
+            print(f"MLflow: {len(unsent)} metrics wait in {path} for the next stage to send them.", file=sys.stderr)
+        self._end("FINISHED" if kind is None else "KILLED" if was_asked else "FAILED", patience_s)
+
+    def _end(self, status: str, patience_s: float) -> None:
+        """Tells the store, in a thread of its own: a request that is never answered takes minutes to give up."""
+        ending = Errands("mlflow-end")
+        if status == "FINISHED":
+            ending.add(lambda: self._attempt("the stage's tag", self._tag_done))
+        ending.add(lambda: self._attempt("the run's end", lambda: self._client.set_terminated(self.run_id, status)))
+        if ending.wait(patience_s):
+            print(f"MLflow: the run's end ({status}) could not be recorded: no answer.", file=sys.stderr)
+
+    def _tag_done(self) -> None:
+        _tag_stage_done(self._client, self.run_id, self.stage)
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int) -> None:
         """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
@@ -225,9 +243,8 @@ def log_to_run(
     """
     client = store.client()
     run_id = run_of_file(run_file)
-    unsent = run_file.with_name(UNSENT)  # of the training; the same point sent twice is one point
-    waiting = [Point(*values) for values in read_json(unsent)] if unsent.is_file() else []
-    _send(client, run_id, [*waiting, *_points(metrics, step=0)])
+    unsent = read_points(run_file.with_name(UNSENT))  # of the training; the same point sent twice is one point
+    _send(client, run_id, [*unsent, *_points(metrics, step=0)])
     for path in artifacts:
         _log_artifact(client, run_id, path, stage)
     _log_tags(client, run_id, tags or {})
@@ -373,30 +390,3 @@ def _within_limits(tags: Mapping[str, Any]) -> dict[str, str]:
 
 def _shortened(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _system_tags() -> dict[str, str]:
-    tags = {
-        "system.platform": platform.platform(),
-        "system.python": platform.python_version(),
-        "system.cpu": _cpu_name(),
-        "system.cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-    }
-    for package in ("posefoundry", "torch"):
-        try:
-            tags[f"system.{package}"] = version(package)
-        except PackageNotFoundError:
-            continue
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        tags["system.gpu"] = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return tags
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

@@ -96,6 +96,17 @@ def resolve(model_name: str, version_or_alias: str) -> ModelVersion:
 
 
 @store.faults_explained
+def in_production(model_name: str) -> ModelVersion | None:
+    """Returns the version behind the alias `production`; None where nothing is in production.
+
+    Raises:
+        PosefoundryError: The store cannot be reached.
+    """
+    number = aliases_of(store.client(), model_name).get(PRODUCTION)
+    return None if number is None else resolve(model_name, number)
+
+
+@store.faults_explained
 def production_weights(model_name: str, into: Path) -> ProductionModel | None:
     """Fetches the weights of the model in production and their sidecar into a folder.
 
@@ -105,10 +116,9 @@ def production_weights(model_name: str, into: Path) -> ProductionModel | None:
     Raises:
         PosefoundryError: The store cannot be reached, or the weights are missing there or altered.
     """
-    number = aliases_of(store.client(), model_name).get(PRODUCTION)
-    if number is None:
+    entry = in_production(model_name)
+    if entry is None:
         return None
-    entry = resolve(model_name, number)
     weights = fetch_artifact(entry, "best.safetensors", into)
     fetch_artifact(entry, "best.json", into)
     return ProductionModel(entry.version, weights)

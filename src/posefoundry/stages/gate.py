@@ -11,6 +11,8 @@ from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.datasets.tags import TAGS_NAME
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.evaluation.comparison import changed_images, compare, differences, named_slices, slice_metrics
+from posefoundry.evaluation.error_changes import error_changes
+from posefoundry.evaluation.error_types import diagnose
 from posefoundry.evaluation.failures import failures
 from posefoundry.evaluation.gate import Decision, decide, power_of_gate
 from posefoundry.evaluation.html import write_decision_page
@@ -80,10 +82,10 @@ def run(
     power = power_of_gate(settings, evidence, decision, len(evaluator.images))
     document = _document(settings, evidence, decision, power)
     document["passports"] = {"candidate": candidate.passport, "production": production.passport if production else None}
+    document["errors"] = _errors(evaluator, candidate, judged, decision, document["differences"])
     document["changed_images"] = {"better": [], "worse": []}
     if judged:
-        ours, theirs = ((model.evaluation, model.detections) for model in (candidate, judged))
-        document["changed_images"] = changed_images(evaluator, ours, theirs)
+        document["changed_images"] = changed_images(evaluator, candidate.evaluation, judged.evaluation)
     with atomic_directory(report) as folder:
         write_json_atomic(folder / "decision.json", document)
         if judged:
@@ -96,8 +98,9 @@ def run(
             candidate_detections=evaluation / "detections.json",
         )
     print_decision("Gate", decision)
-    if power:
-        print(power.sentence)
+    for sentence in (document["errors"]["sentence"], power and power.sentence):
+        if sentence:
+            print(sentence)
     _log(run, report, document)
     if not decision.passed:
         raise RejectedError(reasons(decision))
@@ -105,7 +108,9 @@ def run(
 
 def reasons(decision: Decision) -> str:
     """Returns what fails, a line each, the worst first."""
-    failed = (f"{rule.name}: {rule.sentence}" for rule in failures(decision.rules))
+    failed = [f"{rule.name}: {rule.sentence}" for rule in failures(decision.rules)]
+    if not failed:
+        return decision.sentence
     return "These rules fail:\n  " + "\n  ".join(failed)
 
 
@@ -169,6 +174,22 @@ def _document(settings: Gate, evidence: Evidence, decision: Decision, power: Pow
         "differences": differences(production.resampled, settings.confidence) if production else [],
         "power": power.to_dict() if power else None,
     }
+
+
+def _errors(
+    evaluator: OksEvaluator,
+    candidate: Contender,
+    judged: Contender | None,
+    decision: Decision,
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Returns what kinds of mistake both models make, and which of them grew."""
+    ours = diagnose(candidate.evaluation, evaluator.keypoint_names)
+    theirs = None
+    if judged:
+        theirs = ours if judged is candidate else diagnose(judged.evaluation, evaluator.keypoint_names)
+    sentence = error_changes(ours, theirs, decision.rules, rows)
+    return {"candidate": ours, "production": theirs, "sentence": sentence}
 
 
 def _log(run: Path, report: Path, document: dict[str, Any]) -> None:

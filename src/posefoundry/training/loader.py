@@ -5,6 +5,7 @@ locks that nobody will ever open. They don't import the program's main module ei
 `if __name__ == "__main__"` can train too.
 """
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -20,13 +21,14 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from posefoundry.config import Train
+from posefoundry.config import AUTO_WORKERS, Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.processes import die_with_parent
 from posefoundry.training.batch import Batch, collate
 from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
 
 BATCHES_AHEAD = 4  # a worker
+MOST_AUTO_WORKERS = 8  # more rarely help one GPU, and each takes memory
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -50,7 +52,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     """
     sides_px = batch_sides_px(settings)
     sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes, sides_px)
-    n_workers = settings.loader_workers
+    n_workers = n_loader_workers(settings, device)
     common: dict[str, Any] = {
         "batch_sampler": sampler,
         "collate_fn": collate,
@@ -61,7 +63,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     if n_workers == 0:
         cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores
         return DataLoader(images, **common)  # type: ignore[arg-type]
-    _check_shared_memory(settings, max(sides_px))
+    _check_shared_memory(settings, n_workers, max(sides_px))
     return DataLoader(
         images,  # type: ignore[arg-type]
         **common,
@@ -71,6 +73,27 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
         multiprocessing_context=WorkerContext(),
         worker_init_fn=_Begin(os.getpid()),
     )
+
+
+def n_loader_workers(settings: Train, device: torch.device) -> int:
+    """Returns how many workers one process has; `auto` gives a GPU those cores that its process leaves free.
+
+    On a CPU they would take the model's cores. Where /dev/shm has too little room for so many, `auto` takes fewer.
+    """
+    if settings.loader_workers != AUTO_WORKERS:
+        return settings.loader_workers
+    if device.type != "cuda":
+        return 0
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
+    n_that_fit = free // _bytes_held(settings, 1, max(batch_sides_px(settings)))
+    return int(max(0, min(MOST_AUTO_WORKERS, n_cores // settings.processes - 1, n_that_fit)))
+
+
+def _bytes_held(settings: Train, n_workers: int, side_px: int) -> int:
+    """Returns what all processes of this host hold ready in /dev/shm with so many workers each."""
+    share = -(-settings.batch_size // settings.total_processes)
+    return settings.processes * n_workers * BATCHES_AHEAD * share * 3 * side_px**2
 
 
 class _Begin:
@@ -89,12 +112,11 @@ class _Begin:
         cv2.setNumThreads(1)
 
 
-def _check_shared_memory(settings: Train, side_px: int) -> None:
+def _check_shared_memory(settings: Train, n_workers: int, side_px: int) -> None:
     """A full /dev/shm kills a worker by SIGBUS, which tells nobody anything; containers have 64 MB by default."""
     if not SHARED_MEMORY.is_dir():
         return
-    share = -(-settings.batch_size // settings.total_processes)
-    held = settings.processes * settings.loader_workers * BATCHES_AHEAD * share * 3 * side_px**2
+    held = _bytes_held(settings, n_workers, side_px)
     free = shutil.disk_usage(SHARED_MEMORY).free
     if held > free:
         raise PosefoundryError(

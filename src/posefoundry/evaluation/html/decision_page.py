@@ -11,6 +11,7 @@ from posefoundry.evaluation.html.pictures import by_image, load_photos, person
 from posefoundry.evaluation.html.rendering import measure, write_page
 from posefoundry.evaluation.html.sources import Folder, number
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
+from posefoundry.evaluation.wording import ERROR_TYPES
 
 PAGE = "index.html"
 KINDS = {
@@ -67,6 +68,8 @@ def write_decision_page(
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
         power=_mapping(decision, "power"),
+        errors=_errors(_mapping(decision, "errors")),
+        errors_sentence=_mapping(decision, "errors").get("sentence"),
         compares="differences" in decision,
         changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
         least_change=LEAST_CHANGE,
@@ -203,6 +206,18 @@ def _numbers(
     ]
 
 
+def _errors(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns by kind of error the AP that both models lose to it; nothing without two models."""
+    ours, theirs = (_mapping(_mapping(errors, whose), "ap_lost") for whose in ("candidate", "production"))
+    rows = []
+    for name, explained in ERROR_TYPES.items():
+        candidate, production = number(ours.get(name)), number(theirs.get(name))
+        if candidate is not None and production is not None:
+            row = {"name": name, "explained": explained, "candidate": candidate, "production": production}
+            rows.append(row | {"difference": candidate - production})
+    return rows
+
+
 def _changed(
     listed: Mapping[str, Any],
     truth: CocoKeypoints,
@@ -227,8 +242,12 @@ def _changed(
         "truth": by_image(truth.annotations, shown),
     }
     titles = (
-        ("worse", "Worse than in production", "largest fall of the mean OKS of the persons in the image"),
-        ("better", "Better than in production", "largest rise of the mean OKS of the persons in the image"),
+        (
+            "worse",
+            "Worse than in production",
+            "largest fall of the score: OKS of the persons, shared among persons and false positives",
+        ),
+        ("better", "Better than in production", "largest rise of the same"),
     )
     result = []
     for key, title, order in titles:
@@ -239,7 +258,10 @@ def _changed(
                 layer: [person(entry, truth.skeleton, photo.scale) for entry in entries[row["image_id"]]]
                 for layer, entries in layers.items()
             }
-            cards.append({**row, "file_name": names[row["image_id"]], "photo": photo, "panels": panels})
+            now, before = (number(_mapping(row, model).get("score")) for model in ("candidate", "production"))
+            change = None if now is None or before is None else now - before
+            of_image = {"file_name": names[row["image_id"]], "photo": photo, "panels": panels, "change": change}
+            cards.append({**row, **of_image})
         result.append({"key": key, "title": title, "order": order, "cards": cards})
     return [group for group in result if group["cards"]]
 

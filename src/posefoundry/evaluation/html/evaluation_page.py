@@ -11,7 +11,7 @@ from posefoundry.evaluation.html.rendering import decimal, percent, words, write
 from posefoundry.evaluation.html.sources import Folder, number, whole
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
 from posefoundry.evaluation.summary import find
-from posefoundry.evaluation.wording import where
+from posefoundry.evaluation.wording import ERROR_PLURALS, ERROR_TYPES, where
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,20 +29,6 @@ PRECISION_COLUMNS = (
     ("precision_oks50", "OKS .50", "oks_ap50"),
     ("precision_oks75", "OKS .75", "oks_ap75"),
 )
-ERROR_TYPES = {
-    "good": "close enough to count as exact",
-    "jitter": "near the right place, not exact",
-    "inversion": "left and right exchanged, or another joint of the same person",
-    "swap": "on another person's joint",
-    "miss": "nowhere near any joint",
-    "background": "a detection where nobody is",
-    "duplicate": "another detection of somebody found already",
-    "missed_person": "a person nobody detected",
-}
-PLURALS = {
-    "inversion": "inversions", "swap": "swaps", "miss": "misses", "background": "false positives in the background",
-    "duplicate": "duplicates", "missed_person": "missed persons",
-}  # fmt: skip
 SLICE_COLUMNS = (
     ("persons", "persons", "count"), ("oks_ap", "AP", "share"), ("oks_ap50", "AP50", "share"),
     ("oks_ap75", "AP75", "share"), ("oks_ar", "AR", "share"),
@@ -121,7 +107,7 @@ def _findings(
         found.append(f"AP is lowest{where(row['slice'])}: {decimal(row['oks_ap'])} on {row['persons']} persons.")
     if findings.costly:
         kind, lost = findings.costly[0]
-        name = PLURALS.get(kind, words(kind))
+        name = ERROR_PLURALS.get(kind, words(kind))
         found.append(f"Most AP is lost to {name}: without, the AP would be {decimal(lost)} higher.")
     return found
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from posefoundry.datasets.coco import CocoKeypoints
+from posefoundry.evaluation.ground_truth import touches_border
 from posefoundry.evaluation.html.pictures import Photo, by_image, error_lines, load_photos, person
 from posefoundry.evaluation.html.rendering import decimal
 from posefoundry.evaluation.html.sources import number, whole
@@ -103,10 +106,10 @@ def _rank(column: str, sign: int) -> Callable[[Mapping[str, Any]], tuple[float, 
 
 # Key, title, what it is ordered by, the column that an image must have, and the order.
 _GROUPS = (
-    ("worst", "Worst", "lowest mean OKS of the persons in the image; a missed person counts 0", "mean_oks",
-     _rank("mean_oks", 1)),
+    ("worst", "Worst", "lowest score: OKS of its persons, a missed one 0, shared among persons and false positives",
+     "score", _rank("score", 1)),
     ("uncertain", "Most uncertain", "lowest mean score of the persons it found", "mean_score", _rank("mean_score", 1)),
-    ("best", "Best", "highest mean OKS of the persons in the image", "mean_oks", _rank("mean_oks", -1)),
+    ("best", "Best", "highest score", "score", _rank("score", -1)),
 )  # fmt: skip
 
 
@@ -130,18 +133,7 @@ def _facets(
     rows: Sequence[Mapping[str, Any]], truth: CocoKeypoints, persons: Sequence[Mapping[str, str]]
 ) -> dict[int, list[str]]:
     """Returns what each image can be filtered by, as `name=value`."""
-    class_names = {category["id"]: category["name"] for category in truth.categories}
-    sizes: dict[int, set[str]] = defaultdict(set)
-    classes: dict[int, set[str]] = defaultdict(set)
-    # The areas that scaled OKS; an annotation may have none of its own.
-    area_px2 = {row.get("annotation_id"): number(row.get("area_px2")) for row in persons}
-    for annotation in truth.annotations:
-        if annotation.get("num_keypoints") and not annotation.get("iscrowd"):
-            area = area_px2.get(str(annotation["id"]))
-            if area is not None:
-                size = "small" if area < SMALL_PX2 else "medium" if area < MEDIUM_PX2 else "large"
-                sizes[annotation["image_id"]].add(size)
-            classes[annotation["image_id"]].add(str(class_names.get(annotation["category_id"])))
+    of_persons = _facets_of_persons(truth, persons)
     tag_values: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for tag, value in _tags(row).items():
@@ -150,12 +142,37 @@ def _facets(
     for row in rows:
         image_id, n = row["image_id"], whole(row.get("persons"))
         crowd = str(n) if n < 2 else "2-3" if n < 4 else "4+"
-        found = [f"persons={crowd}", *(f"size={size}" for size in sorted(sizes[image_id]))]
-        if len(class_names) > 1:
-            found += [f"class={name}" for name in sorted(classes[image_id])]
+        found = [f"persons={crowd}", *of_persons[image_id]]
         found += [f"{t}={value}" for t, value in _tags(row).items() if len(tag_values[t]) <= MAX_FACET_VALUES]
         facets[image_id] = found
     return facets
+
+
+def _facets_of_persons(truth: CocoKeypoints, persons: Sequence[Mapping[str, str]]) -> dict[int, list[str]]:
+    """Returns for each image the kinds of persons in it: their size, truncation, visibility and class."""
+    class_names = {category["id"]: category["name"] for category in truth.categories}
+    sizes_wh = {image["id"]: (number(image.get("width")), number(image.get("height"))) for image in truth.images}
+    # The areas that scaled OKS; an annotation may have none of its own.
+    area_px2 = {row.get("annotation_id"): number(row.get("area_px2")) for row in persons}
+    kinds: dict[int, set[str]] = defaultdict(set)
+    for annotation in truth.annotations:
+        if not annotation.get("num_keypoints") or annotation.get("iscrowd"):
+            continue
+        of_image = kinds[annotation["image_id"]]
+        area = area_px2.get(str(annotation["id"]))
+        if area is not None:
+            of_image.add(f"size={'small' if area < SMALL_PX2 else 'medium' if area < MEDIUM_PX2 else 'large'}")
+        width, height = sizes_wh[annotation["image_id"]]
+        if width is not None and height is not None:
+            is_cut = touches_border(np.array([annotation["bbox"]]), np.array([[width, height]]))[0]
+            of_image.add(f"truncation={'truncated' if is_cut else 'whole'}")
+        visibilities = set(annotation["keypoints"][2::3])
+        of_image.update(
+            f"visibility={name}" for value, name in ((1, "occluded"), (2, "visible")) if value in visibilities
+        )
+        if len(class_names) > 1:
+            of_image.add(f"class={class_names.get(annotation['category_id'])}")
+    return defaultdict(list, {image_id: sorted(found) for image_id, found in kinds.items()})
 
 
 def _tags(row: Mapping[str, Any]) -> dict[str, str]:
