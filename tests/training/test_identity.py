@@ -67,8 +67,11 @@ def test_hosts_with_other_code_or_torch_refuse(
         files = {"dataset_yaml": people / "yolo/dataset.yaml", "val_annotations": people / "raw/annotations/val.json"}
         return identity.identity_on_all_hosts(settings, group, **files)
 
+    left: list[int] = []
+    monkeypatch.setattr(type(first), "close", lambda group: left.append(group.rank))
     look(second)
     assert look(first)["torch"]
+    assert left == []
     with monkeypatch.context() as other:
         other.setattr(identity, "CODE", identity.CODE[1:])
         other.setattr("torch.__version__", "1.0")
@@ -76,3 +79,4 @@ def test_hosts_with_other_code_or_torch_refuse(
         look(second)
     with pytest.raises(PosefoundryError, match=r"host elsewhere \(rank 1\) would train with other code, torch than "):
         look(first)
+    assert left == [0]

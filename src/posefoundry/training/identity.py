@@ -77,6 +77,7 @@ def identity_on_all_hosts(
     (first_host, first), *others = group.gather(found)
     for host, identity in others:
         if differing := sorted(name for name in first | identity if first.get(name) != identity.get(name)):
+            group.close()  # all have come here: left in good order, none breaks another's connection as it ends
             raise PosefoundryError(
                 f"the host {host} would train with other {', '.join(differing)} than {first_host}. Give both the same "
                 "data, code, packages and parameters, and start all hosts again."
