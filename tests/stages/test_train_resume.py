@@ -19,6 +19,7 @@ import yaml
 from posefoundry.config import Train
 from posefoundry.stages import train
 from posefoundry.training.checkpoint import CheckpointFolder
+from posefoundry.training.identity import identity_of_training
 
 MakeProject = Callable[..., Any]
 DVC = (sys.executable, "-m", "dvc")
@@ -126,7 +127,8 @@ def test_a_changed_setting_starts_over_and_says_why(
 ) -> None:
     def folder(**settings: Any) -> CheckpointFolder:
         yolo, val = training_data / "yolo", training_data / "raw" / "annotations" / "val.json"
-        return train._own_folder(Train(**settings), tmp_path, yolo / "dataset.yaml", val, yolo)
+        identity = identity_of_training(Train(**settings), dataset_yaml=yolo / "dataset.yaml", val_annotations=val)
+        return train._own_folder(Train(**settings), tmp_path, identity, yolo)
 
     interrupted = folder(seed=1)
     interrupted.write(3, {}, {}, None)

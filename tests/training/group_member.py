@@ -1,9 +1,10 @@
 """Run by tests in processes of their own: a process of a training that does nothing but meet the others, five times.
 
-    group_member.py folder fault stall_timeout_s
+    group_member.py folder fault stall_timeout_s [rank]
 
-Leaves a file `<attempt>_<rank>` with what it knows of itself. `fault` befalls rank 1 before the third meeting: `sleep`,
-`freeze`, `kill` (in the first attempt alone), `kill-always`, `explain` (a fault with its message).
+Leaves a file `<attempt>_<rank>` with what it knows of itself. `fault` befalls the rank, 1 unless told, before the third
+meeting: `sleep`, `freeze`, `kill` (in the first attempt alone), `kill-always`, `explain` (a fault with its message),
+`lose-host` (the agent is killed, and its processes with it).
 """
 
 import json
@@ -30,6 +31,9 @@ def suffer(fault: str, attempt: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-always":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "lose-host":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
         case "explain":
             raise PosefoundryError("the weights are not there.")
 
@@ -37,22 +41,21 @@ def suffer(fault: str, attempt: int) -> None:
 def main() -> None:
     die_with_parent()
     folder, fault, timeout_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    attempt = len(list(folder.glob("*_1")))
+    victim = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+    attempt = len(list(folder.glob(f"*_{victim}")))
     with join_process_group("cpu") as group:
         attempts = group.gather([attempt])
         with watched(group, timeout_s):
             for step in range(5):
                 group.progress.reach(f"step {step}: preparing")
-                if group.rank == 1 and step == 2:
-                    (folder / f"{max(attempts)}_1").touch()
+                if group.rank == victim and step == 2:
+                    (folder / f"{max(attempts)}_{victim}").touch()
                     suffer(fault, max(attempts))
                 total = group.sum(torch.tensor(float(group.rank + 1)))
         facts = {
             "rank": group.rank,
             "sum": float(total),
-            "torchrun_rank": int(os.environ["RANK"]),
             "threads": torch.get_num_threads(),
-            "network": Path("/proc/self/ns/net").readlink().name,
         }
         (folder / f"{max(attempts)}_{group.rank}").write_text(json.dumps(facts))
 

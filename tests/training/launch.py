@@ -1,6 +1,6 @@
 """Run by tests in a process of its own: starts a command once a process, as the train stage does.
 
-launch.py settings.json command...
+launch.py settings.json command...; the time limits of the launcher are those of a test.
 """
 
 import sys
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
-from posefoundry.training.launch import run_processes
+from posefoundry.training import launch
+
+launch.JOIN_TIMEOUT_S = 10
+launch.LAST_WORDS_S = 3.0
 
 if __name__ == "__main__":
     try:
-        run_processes(sys.argv[2:], Train.model_validate_json(Path(sys.argv[1]).read_text()))
+        launch.run_processes(sys.argv[2:], Train.model_validate_json(Path(sys.argv[1]).read_text()))
     except PosefoundryError as error:
         print(f"launch: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

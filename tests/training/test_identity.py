@@ -3,10 +3,14 @@
 import ast
 from pathlib import Path
 
+import pytest
 import yaml
 
 import posefoundry
+from posefoundry.config import Train
+from posefoundry.errors import PosefoundryError
 from posefoundry.training import identity
+from posefoundry.training.distributed import ProcessGroup
 
 PACKAGE = Path(posefoundry.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
@@ -52,3 +56,27 @@ def test_dvc_trains_anew_for_the_same_code() -> None:
     stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]
     code = {dep.removeprefix("src/posefoundry/") for dep in stage["deps"] if dep.startswith("src/posefoundry/")}
     assert code == {"stages/train.py", *identity.CODE}
+
+
+def test_hosts_with_other_code_or_torch_refuse(
+    people: Path, settings: Train, pair: tuple[ProcessGroup, ProcessGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = pair
+
+    def look(group: ProcessGroup) -> dict:
+        files = {"dataset_yaml": people / "yolo/dataset.yaml", "val_annotations": people / "raw/annotations/val.json"}
+        return identity.identity_on_all_hosts(settings, group, **files)
+
+    left: list[int] = []
+    monkeypatch.setattr(type(first), "close", lambda group: left.append(group.rank))
+    look(second)
+    assert look(first)["torch"]
+    assert left == []
+    with monkeypatch.context() as other:
+        other.setattr(identity, "CODE", identity.CODE[1:])
+        other.setattr("torch.__version__", "1.0")
+        other.setattr("socket.gethostname", lambda: "elsewhere")
+        look(second)
+    with pytest.raises(PosefoundryError, match=r"host elsewhere \(rank 1\) would train with other code, torch than "):
+        look(first)
+    assert left == [0]

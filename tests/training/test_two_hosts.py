@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,19 +45,27 @@ def hosts() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
+def environment() -> dict[str, str]:
+    """The second address sorts last: the host that the rendezvous names has rank 0 all the same."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "POSEFOUNDRY_RDZV": f"{ADDRESSES[1]}:{PORT}"}
+
+
 def launch(command: list[str], settings: dict, folder: Path, host: str | None = None) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     given = folder / "settings.json"
     given.write_text(json.dumps(settings))
     inside = ["ip", "netns", "exec", host] if host else []
-    # The second address sorts last: the host that the rendezvous names has rank 0 all the same.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "POSEFOUNDRY_RDZV": f"{ADDRESSES[1]}:{PORT}"}
     whole = [*inside, sys.executable, str(HERE / "launch.py"), str(given), sys.executable, *command]
-    return subprocess.Popen(whole, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(whole, env=environment(), stderr=subprocess.PIPE, text=True)
 
 
 def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
-    told = [process.communicate(timeout=300)[1] for process in processes]
+    try:
+        told = [process.communicate(timeout=120)[1] for process in processes]
+    except subprocess.TimeoutExpired:
+        for process in processes:
+            process.kill()  # and with it what it has started
+        raise
     return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
@@ -80,25 +89,29 @@ def test_two_hosts_learn_what_two_processes_learn(
 
 
 @pytest.mark.slow
-def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "rank"), [("sleep", 1), ("freeze", 0), ("freeze", 1)])
+def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path, fault: str, rank: int) -> None:
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
-    command = [str(HERE / "group_member.py"), str(tmp_path), "sleep", "3"]
+    command = [str(HERE / "group_member.py"), str(tmp_path), fault, "3", str(rank)]
     results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
     assert [status for status, _ in results] == [2, 2], results
-    assert any("stalled: rank 1 (" in told for _, told in results)
-    assert not (tmp_path / "1_1").exists()
+    assert any(f"stalled: rank {rank} (" in told for _, told in results)
+    assert not (tmp_path / f"1_{rank}").exists()
+    if fault == "freeze" and rank == 0:  # nothing on its own host can know why it ends
+        assert "got rank 1: exit status 2" in results[0][1]
+        assert f"({ADDRESSES[0]}) has ended this training; its output tells why" in results[1][1]
 
 
 @pytest.mark.slow
-def test_a_process_lost_on_one_host_begins_again_on_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int) -> None:
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
-    command = [str(HERE / "group_member.py"), str(tmp_path), "kill", "60"]
+    command = [str(HERE / "group_member.py"), str(tmp_path), "lose-host", "60", str(rank)]
     results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
-    assert [status for status, _ in results] == [0, 0], results
-    first, second = (json.loads((tmp_path / f"1_{rank}").read_text()) for rank in (0, 1))
-    assert first["sum"] == second["sum"] == 3
-    assert first["network"] != second["network"]
-    assert first["torchrun_rank"] == 1, "the addresses' order would have made the other host the first"
+    (lost, _), (status, told) = results[1 - rank], results[rank]
+    assert (lost, status) == (-9, 2), results
+    (sentence,) = (line for line in told.splitlines() if line.startswith("launch: "))
+    assert re.search(rf"connection to .*{re.escape(ADDRESSES[1 - rank])}.* was lost after the training began", sentence)
 
 
 @pytest.mark.slow
@@ -110,3 +123,57 @@ def test_hosts_with_different_parameters_refuse(hosts: tuple[str, str], tmp_path
     ))  # fmt: skip
     assert [status for status, _ in results] == [2, 2], results
     assert any("different parameters" in told for _, told in results)
+
+
+@pytest.mark.slow
+def test_hosts_with_different_data_refuse(hosts: tuple[str, str], people: Path, tmp_path: Path) -> None:
+    settings = {"nodes": 2, "batch_size": 6, "image_size_px": 64, "device": "cpu", "epochs": 1}
+    stages = []
+    for host in hosts:
+        project = tmp_path / host
+        shutil.copytree(people, project / "data")
+        (project / "checks.json").write_text('{"passed": true}')
+        (project / "params.yaml").write_text(json.dumps({"train": settings}))
+        (project / "models").mkdir()
+        (project / "models/kept").touch()
+    labels = sorted((tmp_path / hosts[0] / "data/yolo/labels/train").iterdir())
+    labels[0].write_text("")
+    for host in hosts:
+        command = ["ip", "netns", "exec", host, sys.executable, "-m", "posefoundry.stages.train"]
+        command += ["--raw", "data/raw", "--yolo", "data/yolo", "--data-checks", "checks.json", "--report", "report"]
+        command += ["--checkpoints", "checkpoints", "--models", "models"]
+        stages.append(subprocess.Popen(
+            command, cwd=tmp_path / host, env=environment(), stderr=subprocess.PIPE, text=True,
+        ))  # fmt: skip
+    results = end(*stages)
+    assert [status for status, _ in results] == [2, 2], results
+    for host, (_, told) in zip(hosts, results, strict=True):
+        assert re.search(r"the host \S+ \(rank 1\) would train with other training data than \S+ \(rank 0\)\.", told), (
+            told
+        )
+        assert (tmp_path / host / "models/kept").exists()
+
+
+@pytest.mark.slow
+def test_after_a_lost_process_both_hosts_go_on_from_the_checkpoint(
+    hosts: tuple[str, str], people: Path, tmp_path: Path, small_job: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_job | {"checkpoint_every_steps": 2, "max_restarts": 1}
+
+    def command(folder: Path, doomed_rank: int) -> list[str]:
+        files = people / "yolo/dataset.yaml", people / "raw/annotations/val.json", folder
+        return [str(HERE / "train_with_checkpoints.py"), *map(str, files), str(doomed_rank)]
+
+    folders = [tmp_path / host for host in hosts]
+    results = end(*(
+        launch(command(folder, 1), settings | {"processes": 1, "nodes": 2}, folder, host)
+        for host, folder in zip(hosts, folders, strict=True)
+    ))  # fmt: skip
+    assert [status for status, _ in results] == [0, 0], results
+    assert "lost rank 1 (killed by SIGKILL)" in results[0][1]
+    assert "Going on after step 2 of 4" in capfd.readouterr().out
+    undisturbed = tmp_path / "undisturbed"
+    assert end(launch(command(undisturbed, -1), settings | {"processes": 2}, undisturbed))[0][0] == 0
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (folders[1] / "weights" / name).read_bytes() == (undisturbed / "weights" / name).read_bytes()
+    assert not (folders[0] / "weights").exists(), "the addresses' order would have made the other host the first"

@@ -50,6 +50,7 @@ def run(
 
     from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.distributed import join_process_group, watched
+    from posefoundry.training.identity import identity_on_all_hosts
     from posefoundry.training.session import train_model
 
     dataset_yaml, val_annotations = yolo / "dataset.yaml", raw / "annotations" / "val.json"
@@ -68,13 +69,16 @@ def run(
 
         try:
             with watched(group, settings.stall_timeout_s, say_why_it_ends):
+                identity = identity_on_all_hosts(
+                    settings, group, dataset_yaml=dataset_yaml, val_annotations=val_annotations
+                )
                 if group.is_main:
                     stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
                     # What belongs there of an interrupted training, its checkpoint holds.
                     for emptied in (models, report):
                         shutil.rmtree(emptied, ignore_errors=True)
                         emptied.mkdir(parents=True)
-                    folder = _own_folder(settings, checkpoints, dataset_yaml, val_annotations, yolo)
+                    folder = _own_folder(settings, checkpoints, identity, yolo)
                 settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
                 if group.is_main:
                     sending = _mlflow_log(settings, register.experiment, yolo, models, folder.path)
@@ -107,20 +111,13 @@ def run(
         folder.clear()
 
 
-def _own_folder(
-    settings: Train, checkpoints: Path, dataset_yaml: Path, val_annotations: Path, yolo: Path
-) -> CheckpointFolder:
+def _own_folder(settings: Train, checkpoints: Path, identity: dict[str, Any], yolo: Path) -> CheckpointFolder:
     """Returns the folder of this very training; tells of others' that lie beside it."""
     from posefoundry.registry.lineage import dvc_hashes
-    from posefoundry.training.identity import digest, identity_of_training
+    from posefoundry.training.identity import digest
 
-    content = dvc_hashes().get(yolo.as_posix())
-    identity = identity_of_training(
-        settings,
-        dataset_yaml=dataset_yaml,
-        val_annotations=val_annotations,
-        extra={"data by DVC": content} if content else {},
-    )
+    if content := dvc_hashes().get(yolo.as_posix()):
+        identity = identity | {"data by DVC": content}
     folder = CheckpointFolder(checkpoints / digest(identity), settings.keep_checkpoints, identity)
     if not folder.steps():
         for sentence in describe_others(folder):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 import posefoundry
 from posefoundry.config import Train
 from posefoundry.datasets.yolo import image_files, label_path_of, read_dataset_yaml
+from posefoundry.errors import PosefoundryError
 from posefoundry.files import sha256_of_file
+from posefoundry.training.distributed import ProcessGroup
 
 # Settings that change how a training is run, not what comes out of it.
 NOT_DECISIVE = {
@@ -37,13 +40,11 @@ CODE = (
 )
 
 
-def identity_of_training(
-    settings: Train, *, dataset_yaml: Path, val_annotations: Path, extra: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def identity_of_training(settings: Train, *, dataset_yaml: Path, val_annotations: Path) -> dict[str, Any]:
     """Returns settings by their dotted names, and fingerprints of data, starting weights and code.
 
     Images count by name and size: their content would take longer to read than an epoch. A caller that knows a hash of
-    the content (DVC's) adds it in `extra`.
+    the content (DVC's) adds it.
     """
     given = settings.model_dump(mode="json", exclude=NOT_DECISIVE)
     start = settings.weights
@@ -54,13 +55,35 @@ def identity_of_training(
         "validation data": sha256_of_file(val_annotations),
         "code": _code(),
         "torch": torch.__version__,
-        **(extra or {}),
     }
 
 
 def digest(identity: Mapping[str, Any]) -> str:
     """Returns 16 hexadecimal digits that stand for an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity_on_all_hosts(
+    settings: Train, group: ProcessGroup, *, dataset_yaml: Path, val_annotations: Path
+) -> dict[str, Any]:
+    """Returns the identity of a training that is the same on all its hosts; one process of each looks.
+
+    Raises:
+        PosefoundryError: A host has other data, code, starting weights, settings or another torch than the first.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    if group.local_rank == 0:
+        own = identity_of_training(settings, dataset_yaml=dataset_yaml, val_annotations=val_annotations)
+        found = [(f"{socket.gethostname()} (rank {group.rank})", own)]
+    (first_host, first), *others = group.gather(found)
+    for host, identity in others:
+        if differing := sorted(name for name in first | identity if first.get(name) != identity.get(name)):
+            group.close()  # all have come here: left in good order, none breaks another's connection as it ends
+            raise PosefoundryError(
+                f"the host {host} would train with other {', '.join(differing)} than {first_host}. Give both the same "
+                "data, code, packages and parameters, and start all hosts again."
+            )
+    return first
 
 
 def _data(dataset_yaml: Path) -> str:

@@ -2,8 +2,8 @@
 
 This is what torchrun is made of (an elastic agent on each host, met by c10d rendezvous), with what torchrun lacks: the
 host that the rendezvous names is the one of rank 0, which writes; hosts with different parameters refuse to train
-together; and a fault that would happen again (exit status 2: its message explains it) ends the job at once on all
-hosts, while a lost process costs one of `train.max_restarts`.
+together; a fault that would happen again (exit status 2: its message explains it) ends the job on all hosts, also
+where a process stands still, while a lost process costs one of `train.max_restarts`; and a host that is gone is named.
 """
 
 import hashlib
@@ -11,16 +11,23 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError, RendezvousParameters
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+    RendezvousParameters,
+)
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from posefoundry.config import Train
@@ -33,6 +40,11 @@ DEFAULT_PORT = 29500
 # Seconds that workers get to save and end after SIGTERM.
 GRACE_S = 30
 JOIN_TIMEOUT_S = 600
+# Seconds that workers get to say what they know when another host has ended the training; the stall watch's last words
+# take ten at most.
+LAST_WORDS_S = 15.0
+# In the store of an attempt: the host that has ended the training for good.
+ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
 STOPPED = "stopped by a signal; the next run goes on from the last checkpoint."
 
@@ -70,20 +82,20 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     try:
         agent = _agent(command, settings, meeting)
-        result = _run(agent, settings.nodes)
+    except RendezvousError as error:
+        raise PosefoundryError(_not_met(settings, meeting, error)) from None
+    try:
+        result = _run(agent)
     except RendezvousClosedError:
         raise PosefoundryError(
-            "another host has ended this training; its output tells why. Start all hosts again."
+            f"{agent.ended_by()} has ended this training; its output tells why. Start all hosts again."
         ) from None
     except RendezvousError as error:
-        raise PosefoundryError(
-            f"the {settings.nodes} hosts of this training did not meet at {meeting.endpoint}: {error}. Check "
-            f"that each has {RENDEZVOUS} set to the same reachable host:port, and that all were started."
-        ) from None
+        raise PosefoundryError(_gone(agent, error) if agent.has_begun else _not_met(settings, meeting, error)) from None
     if StoppedError.exit_status in _lost(result).values():
         raise StoppedError(STOPPED)
     if result.is_failed():
-        raise PosefoundryError(_explain(result, settings))
+        raise PosefoundryError(_explain(agent, result, settings))
 
 
 def threads_a_process(n_processes: int) -> int:
@@ -159,15 +171,45 @@ class _Agent(LocalElasticAgent):
     def __init__(self, spec: WorkerSpec, meeting: Meeting, agreement: str) -> None:
         super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=GRACE_S)
         self.meeting, self.agreement = meeting, agreement
+        self.name = f"{socket.gethostname()} ({meeting.own_address})"
+        self.hosts: list[str] = []  # of the last attempt, in order of their ranks
+
+    @property
+    def has_begun(self) -> bool:
+        """True once all hosts have met."""
+        return bool(self.hosts)
+
+    def rank(self, torchrun_rank: int) -> str:
+        """Names a process as the training does, whose rank 0 is on the host that the rendezvous names."""
+        n_processes = len(self.hosts) * self.get_worker_group().spec.local_world_size
+        return f"rank {(torchrun_rank - int(os.environ[FIRST_RANK])) % n_processes}"
+
+    def ended_by(self) -> str:
+        """Names the host that has ended the training for all, if it has left its name."""
+        store = self.get_worker_group().store
+        with suppress(DistError):
+            if store is not None and store.check([ENDED_BY]):
+                return str(store.get(ENDED_BY).decode())
+        return "another host"
+
+    def missing(self) -> list[str]:
+        """Names the hosts of the last attempt that have not come to begin again; none where their store is gone too."""
+        store = self.get_worker_group().store
+        with suppress(DistError):
+            if store is not None:
+                return [host for rank, host in enumerate(self.hosts) if not store.check([f"back/{rank}"])]
+        return []
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         store, own_rank = worker_group.store, worker_group.group_rank
         assert store is not None and own_rank is not None
+        store.set(f"host/{own_rank}", self.name)
         store.set(f"agreement/{own_rank}", self.agreement)
         if self.meeting.is_here:
             store.set("attempt", uuid.uuid4().hex)
             store.set("first_rank", str(worker_group.workers[0].global_rank))
-        for rank in range(worker_group.group_world_size or 1):
+        ranks = range(worker_group.group_world_size or 1)
+        for rank in ranks:
             if store.get(f"agreement/{rank}").decode() != self.agreement:
                 raise PosefoundryError(
                     "the hosts of this training have different parameters or commands. Give all the same "
@@ -175,7 +217,14 @@ class _Agent(LocalElasticAgent):
                 )
         os.environ[ATTEMPT] = store.get("attempt").decode()
         os.environ[FIRST_RANK] = store.get("first_rank").decode()
+        self.hosts = [store.get(f"host/{rank}").decode() for rank in ranks]
         return super()._start_workers(worker_group)
+
+    def _restart_workers(self, worker_group: WorkerGroup) -> None:
+        with suppress(DistError):  # where the store is gone, the rendezvous says so
+            if worker_group.store is not None:
+                worker_group.store.set(f"back/{worker_group.group_rank}", "")
+        super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if self._has_told_of_a_fault():
@@ -183,23 +232,53 @@ class _Agent(LocalElasticAgent):
             self._remaining_restarts = 0
             self._signal_all(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
+        if result.state is WorkerState.HEALTHY:
+            self._heed_end_elsewhere(worker_group)
         lost = _lost(result)
         if PosefoundryError.exit_status in lost.values() or StoppedError.exit_status in lost.values():
             self._remaining_restarts = 0
         elif result.state is WorkerState.FAILED and self._remaining_restarts:
-            who = ", ".join(f"rank {rank} ({_ending(code)})" for rank, code in lost.items())
+            who = ", ".join(f"{self.rank(number)} ({_ending(code)})" for number, code in lost.items())
+            again = f", once each host is back, within {JOIN_TIMEOUT_S} s" if len(self.hosts) > 1 else ""
             left = self._remaining_restarts - 1
-            print(f"train: lost {who}; all go on from the last checkpoint, {left} restarts left.", file=sys.stderr)
+            print(
+                f"train: lost {who}; all go on from the last checkpoint{again}; {left} restarts left.", file=sys.stderr
+            )
+        if result.state is WorkerState.FAILED and not self._remaining_restarts:
+            self._tell_end(worker_group, lost)
         return result
 
+    def _tell_end(self, worker_group: WorkerGroup, lost: Mapping[int, int]) -> None:
+        """Leaves this host's name for the others, but not after a signal: they may still be saving."""
+        if worker_group.store is not None and StoppedError.exit_status not in lost.values():
+            with suppress(DistError):
+                worker_group.store.set(ENDED_BY, self.name)
+
+    def _heed_end_elsewhere(self, worker_group: WorkerGroup) -> None:
+        """Ends workers that still run when another host has given up: one of them may stand still for ever.
+
+        Raises:
+            RendezvousClosedError: It has.
+            RendezvousConnectionError: The host that the rendezvous names does not answer.
+        """
+        store = worker_group.store
+        try:
+            has_ended = worker_group.spec.rdzv_handler.is_closed() and store is not None and store.check([ENDED_BY])
+        except RendezvousConnectionError:
+            self._hear_and_kill_workers()
+            raise
+        if has_ended:
+            self._hear_and_kill_workers()
+            raise RendezvousClosedError
+
+    def _hear_and_kill_workers(self) -> None:
+        last = time.monotonic() + LAST_WORDS_S
+        while time.monotonic() < last and any(_ended(pid) is None for pid in self._pids()):
+            time.sleep(MONITOR_INTERVAL_S)
+        self._signal_all(signal.SIGKILL)
+
     def _has_told_of_a_fault(self) -> bool:
-        """Looks at how the workers have ended, and leaves it to be looked at again."""
-        for pid in self._pids():
-            with suppress(ChildProcessError):
-                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if ended and (ended.si_code, ended.si_status) == (os.CLD_EXITED, PosefoundryError.exit_status):
-                    return True
-        return False
+        return any(_ended(pid) == (os.CLD_EXITED, PosefoundryError.exit_status) for pid in self._pids())
 
     def _signal_all(self, signal_number: signal.Signals) -> None:
         for pid in self._pids():
@@ -208,6 +287,15 @@ class _Agent(LocalElasticAgent):
 
     def _pids(self) -> Iterable[int]:
         return self._pcontext.pids().values() if self._pcontext else ()
+
+
+def _ended(pid: int) -> tuple[int, int | None] | None:
+    """Returns how a child has ended, and leaves it to be looked at again; None while it runs."""
+    try:
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # it was looked after already
+        return os.CLD_EXITED, None
+    return (end.si_code, end.si_status) if end else None
 
 
 def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
@@ -237,7 +325,7 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
     return _Agent(spec, meeting, hashlib.sha256(agreed.encode()).hexdigest())
 
 
-def _run(agent: _Agent, n_nodes: int) -> RunResult:
+def _run(agent: _Agent) -> RunResult:
     leave_open = False
     try:
         return agent.run()
@@ -245,16 +333,42 @@ def _run(agent: _Agent, n_nodes: int) -> RunResult:
         # Other hosts may wait for a replacement of this one.
         leave_open = True
         raise StoppedError(STOPPED) from None
-    except ConnectionError as error:  # the store went with its host
-        raise RendezvousError(str(error)) from None
+    except (ConnectionError, DistError, RendezvousConnectionError) as error:  # the store went with its host
+        leave_open = True  # there is nothing left to close
+        raise RendezvousConnectionError(str(error.__cause__ or error)) from None
     finally:
         if not leave_open:
             with suppress(RendezvousError):
                 agent.get_worker_group().spec.rdzv_handler.shutdown()
 
 
+def _not_met(settings: Train, meeting: Meeting, error: RendezvousError) -> str:
+    return (
+        f"the {settings.nodes} hosts of this training did not meet at {meeting.endpoint}: {_reason(error)}. Check "
+        f"that each has {RENDEZVOUS} set to the same reachable host:port, and that all were started."
+    )
+
+
+def _gone(agent: _Agent, error: RendezvousError) -> str:
+    """Says which host was lost: the one of the rendezvous, or those that do not come back to it."""
+    if isinstance(error, RendezvousConnectionError):
+        who, how = f"the host of the rendezvous, {agent.meeting.endpoint},", _reason(error)
+    else:
+        who, how = ", ".join(agent.missing()) or "another host", f"it did not come back within {JOIN_TIMEOUT_S} s"
+    return (
+        f"the connection to {who} was lost after the training began: {how}. See what became of that host, and start "
+        "all hosts again: the training goes on from the last checkpoint."
+    )
+
+
+def _reason(error: RendezvousError) -> str:
+    """Returns the first sentence of the cause, to which torch's own only refers."""
+    text = str(error.__cause__ or error).strip() or type(error).__name__
+    return text.splitlines()[0].partition(". ")[0].rstrip(".")
+
+
 def _lost(result: RunResult) -> dict[int, int]:
-    """Returns exit codes by rank of those that failed, without those that the agent then asked to end."""
+    """Returns exit codes by torchrun's rank of those that failed, without those that the agent then asked to end."""
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if PosefoundryError.exit_status in codes.values():
         return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
@@ -265,9 +379,9 @@ def _ending(exit_code: int) -> str:
     return f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit status {exit_code}"
 
 
-def _explain(result: RunResult, settings: Train) -> str:
+def _explain(agent: _Agent, result: RunResult, settings: Train) -> str:
     endings = _lost(result)
-    who = ", ".join(f"rank {rank}: {_ending(code)}" for rank, code in endings.items())
+    who = ", ".join(f"{agent.rank(number)}: {_ending(code)}" for number, code in endings.items())
     again = "" if PosefoundryError.exit_status in endings.values() else f" after {settings.max_restarts} restarts"
     return (
         f"expected {settings.nodes * settings.processes} processes to end well, got {who}{again}; the cause "
