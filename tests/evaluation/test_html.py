@@ -186,6 +186,15 @@ def test_what_was_asked_is_what_the_mode_asks(gate, evaluation, data, mode, aske
     assert "1 rule is kept in its slice" in shown
 
 
+def test_images_change_only_against_a_model_in_production(gate, evaluation, data):
+    decision = json.loads((gate / "decision.json").read_text()) | {"changed_images": {"better": [], "worse": []}}
+    write_json_atomic(gate / "decision.json", decision)
+    page = sections(decision_page(gate, evaluation, data).read_text())
+    assert "rose or fell by 0.05 or more" in page["changed"]
+    write_json_atomic(gate / "decision.json", decision | {"differences": []})
+    assert "changed" not in sections(decision_page(gate, evaluation, data).read_text())
+
+
 @pytest.mark.parametrize("content", [None, "null", "[]", "{}", '{"a"', '[{"image_id": 3}, 7, null]'])
 def test_a_section_without_its_file_says_why(evaluation, data, gate, content):
     for folder in (evaluation, gate):
