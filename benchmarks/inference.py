@@ -22,8 +22,9 @@ from rich.table import Table
 from posefoundry.datasets.synthetic import draw_image
 from posefoundry.datasets.yolo import image_files
 from posefoundry.export.onnx import export_onnx
-from posefoundry.inference.backends import OnnxBackend, TorchBackend, cpu_name
+from posefoundry.inference.backends import OnnxBackend, TorchBackend
 from posefoundry.inference.predictor import Predictor
+from posefoundry.machine import cpu_name
 from posefoundry.models import ModelInfo, PoseModel, build_model, load_model
 from posefoundry.skeleton import COCO_PERSON
 

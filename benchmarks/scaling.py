@@ -20,7 +20,7 @@ from rich.table import Table
 
 from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.inference.backends import cpu_name
+from posefoundry.machine import cpu_name
 from posefoundry.models import build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import join_process_group

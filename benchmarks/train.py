@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from posefoundry.config import AUTO_WORKERS, Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.inference.backends import cpu_name
+from posefoundry.machine import cpu_name
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group

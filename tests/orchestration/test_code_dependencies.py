@@ -17,6 +17,7 @@ WITHOUT_INFLUENCE = {
     "config.py",  # the parameters, which dvc.yaml names as such
     "errors.py",  # what is refused, and how it is told
     "files.py",  # reading and writing as it is
+    "machine.py",  # the processor's name, which is told
     "processes.py",  # how processes end
     "registry",  # keeps what others have decided; which model is in production is no file, and so outside of DVC
     "stages/__init__.py",  # how processes end

@@ -4,7 +4,6 @@ import copy
 import importlib
 import importlib.util
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ import torch
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
+from posefoundry.machine import cpu_name
 from posefoundry.models import ModelInfo, PoseModel, load_model, needs_nms
 from posefoundry.models.weights import CHECKPOINT_SUFFIXES
 
@@ -258,16 +258,6 @@ def info_from_metadata(metadata: Mapping[str, str], path: Path) -> ModelInfo:
         return ModelInfo.from_dict(fields)
     except PosefoundryError as error:
         raise PosefoundryError(f"{path}: {error} Export the model again with posefoundry.") from None
-
-
-def cpu_name() -> str:
-    """Returns the processor's name, for reports."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _torch_device(device: str) -> torch.device:

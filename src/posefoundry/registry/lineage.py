@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from posefoundry.machine import cpu_name
 from posefoundry.registry.store import project_root
 
 DATA_FOLDERS = ("data/raw", "data/yolo")
@@ -62,7 +63,7 @@ def system_tags() -> dict[str, str]:
     tags = {
         "system.platform": platform.platform(),
         "system.python": platform.python_version(),
-        "system.cpu": _cpu_name(),
+        "system.cpu": cpu_name(),
         "system.cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
     }
     for package in ("posefoundry", "torch"):
@@ -84,12 +85,3 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())

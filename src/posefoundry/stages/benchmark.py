@@ -17,11 +17,12 @@ from posefoundry.datasets.yolo import image_files
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.passport import software_versions
 from posefoundry.files import write_json_atomic, write_text_atomic
-from posefoundry.inference.backends import RUNTIMES, TorchBackend, cpu_name
+from posefoundry.inference.backends import RUNTIMES, TorchBackend
 from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.latency import STAGES, Latency, measure_latency
 from posefoundry.inference.letterbox import input_size_hw
 from posefoundry.inference.predictor import Predictor
+from posefoundry.machine import cpu_name
 from posefoundry.models import ModelInfo, load_model
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.loop import uses_bf16
