@@ -284,6 +284,14 @@ def odd(kind, number=0, /, *without, **changes):
     return change
 
 
+def judge_changed(own_data, run, change):
+    content, results = own_data
+    change(content, results)
+    Path("people.json").write_text(json.dumps(content))
+    Path("found.json").write_text(json.dumps(results))
+    return run(*OWN)
+
+
 NAN = float("nan")
 
 
@@ -320,11 +328,7 @@ NAN = float("nan")
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_ones_own_data_is_one_line(own_data, run, change, told):
-    content, results = own_data
-    change(content, results)
-    Path("people.json").write_text(json.dumps(content))
-    Path("found.json").write_text(json.dumps(results))
-    status, out, err = run(*OWN)
+    status, out, err = judge_changed(own_data, run, change)
     assert (status, out) == (2, "")
     assert told in err and len(err.splitlines()) == 1
     assert not Path("hard_examples").exists()
@@ -349,15 +353,11 @@ def test_production_on_ones_own_data_is_named_too(own_data, run):
 )
 def test_what_the_pipeline_judges_is_no_fault(own_data, run, change):
     """Whose area is missing is judged by the box, who has no keypoints not at all."""
-    content, results = own_data
-    change(content, results)
-    Path("people.json").write_text(json.dumps(content))
-    Path("found.json").write_text(json.dumps(results))
-    status, out, err = run(*OWN)
+    status, out, err = judge_changed(own_data, run, change)
     assert (status, err) == (0, "")
     assert "2 of 2 images" in out
     kept = json.loads(Path("hard_examples/ground_truth.json").read_text())["annotations"]
-    assert kept == content["annotations"]
+    assert kept == own_data[0]["annotations"]
 
 
 def test_a_picture_that_is_gone_leaves_no_half_folder(project, run):

@@ -142,10 +142,8 @@ def train_model(
         if group.is_main and checkpoints is not None and checkpoints.steps():
             print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
         trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
-        if group.is_main:
-            write_or_keep(
-                "last", trainer.average.model.state_dict(), 0, {}
-            )  # to name when going on after an early stop
+        if group.is_main:  # to name when going on after an early stop
+            write_or_keep("last", trainer.average.model.state_dict(), 0, {})
     _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
     for name, kept in unwritten.items():
