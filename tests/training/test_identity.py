@@ -14,7 +14,7 @@ from posefoundry.training.distributed import ProcessGroup
 
 PACKAGE = Path(posefoundry.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
-# They read parameters or tags, tell of faults, refuse broken images or end processes, but change no number.
+# What reads parameters or tags, tells of faults, refuses broken images, ends processes or names the machine.
 WITHOUT_INFLUENCE = {
     "config.py",
     "datasets/coco.py",
@@ -22,6 +22,7 @@ WITHOUT_INFLUENCE = {
     "datasets/tags.py",
     "errors.py",
     "files.py",
+    "machine.py",
     "processes.py",
 }
 
