@@ -1,8 +1,9 @@
 """What a person types: `posefoundry train`, `predict`, `promote`, ..."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -49,14 +50,21 @@ ModelName = Annotated[
 Words = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", show_default=False)]
 Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, in words; it stays in the history.")]
 
+Command = TypeVar("Command", bound=Callable[..., None])
 
-@app.command(
-    rich_help_panel=VERSION_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        'posefoundry promote candidate --why "oks_ap 0.61, was 0.58"',
-        'posefoundry promote 3 --why "2 fails on night scenes"',
-    ),
+
+def _command(panel: str, *examples: str, keys: str = "") -> Callable[[Command], Command]:
+    """Makes a function a command, whose help ends with examples and with the keys that its words may have."""
+    epilog = [f"[bold]Example{'s' * (len(examples) > 1)}[/]", *examples]
+    if keys:
+        epilog += ["", f"[bold]Keys[/]  {keys}"]
+    return app.command(rich_help_panel=panel, epilog=_lines(*epilog))
+
+
+@_command(
+    VERSION_PANEL,
+    'posefoundry promote candidate --why "oks_ap 0.61, was 0.58"',
+    'posefoundry promote 3 --why "2 fails on night scenes"',
 )
 def promote(
     version: Annotated[str, typer.Argument(metavar="VERSION|ALIAS", help="A version's number, or candidate.")],
@@ -73,10 +81,7 @@ def promote(
     ledger.promote(_model_name(model_name), version, why)
 
 
-@app.command(
-    rich_help_panel=VERSION_PANEL,
-    epilog=_lines("[bold]Example[/]", 'posefoundry rollback --why "misses cyclists since this morning"'),
-)
+@_command(VERSION_PANEL, 'posefoundry rollback --why "misses cyclists since this morning"')
 def rollback(why: Why, model_name: ModelName = None) -> None:
     """Puts the previous version back into production.
 
@@ -87,10 +92,7 @@ def rollback(why: Why, model_name: ModelName = None) -> None:
     ledger.rollback(_model_name(model_name), why)
 
 
-@app.command(
-    rich_help_panel=VERSION_PANEL,
-    epilog=_lines("[bold]Examples[/]", "posefoundry versions", "posefoundry versions --model-name dancers"),
-)
+@_command(VERSION_PANEL, "posefoundry versions", "posefoundry versions --model-name dancers")
 def versions(model_name: ModelName = None) -> None:
     """Lists the versions: aliases, OKS AP on the test split, the gate's verdict, commit, age."""
     from posefoundry.commands import ledger
@@ -98,7 +100,7 @@ def versions(model_name: ModelName = None) -> None:
     ledger.show_versions(_model_name(model_name))
 
 
-@app.command(rich_help_panel=VERSION_PANEL, epilog=_lines("[bold]Example[/]", "posefoundry history"))
+@_command(VERSION_PANEL, "posefoundry history")
 def history(model_name: ModelName = None) -> None:
     """Tells every promotion and rollback, and checks that none was altered or removed.
 
@@ -110,9 +112,7 @@ def history(model_name: ModelName = None) -> None:
         raise typer.Exit(1)
 
 
-@app.command(
-    rich_help_panel=VERSION_PANEL, epilog=_lines("[bold]Examples[/]", "posefoundry ui", "posefoundry ui --port 5001")
-)
+@_command(VERSION_PANEL, "posefoundry ui", "posefoundry ui --port 5001")
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
     """Opens MLflow's pages on the project's store, for this machine only. Ctrl-C ends them."""
     from posefoundry.commands.ui import serve
@@ -120,17 +120,13 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this ma
     raise typer.Exit(serve(port))
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry predict street.jpg",
-        "posefoundry predict photos/ --out drawn/",
-        "posefoundry predict source=dance.mp4 model=yolo26n-pose.pt conf=0.5 imgsz=320",
-        "posefoundry predict source='photos/*.png' model=models:/posefoundry@candidate save_txt=True",
-        "",
-        "[bold]Keys[/]  " + keys.PREDICT_KEYS,
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry predict street.jpg",
+    "posefoundry predict photos/ --out drawn/",
+    "posefoundry predict source=dance.mp4 model=yolo26n-pose.pt conf=0.5 imgsz=320",
+    "posefoundry predict source='photos/*.png' model=models:/posefoundry@candidate save_txt=True",
+    keys=keys.PREDICT_KEYS,
 )
 def predict(
     words: Annotated[
@@ -169,16 +165,12 @@ def predict(
         raise typer.Exit(1)
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry train data=coco8-pose.yaml model=yolo26n-pose.yaml epochs=100 imgsz=640",
-        "posefoundry train data=people/dataset.yaml model=yolo26n-pose.pt epochs=50 lr0=0.002 optimizer=adamw",
-        "posefoundry train data=annotations/person_keypoints_train2017.json model=best.safetensors",
-        "",
-        "[bold]Keys[/]  model, " + keys.TRAIN_KEYS,
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry train data=coco8-pose.yaml model=yolo26n-pose.yaml epochs=100 imgsz=640",
+    "posefoundry train data=people/dataset.yaml model=yolo26n-pose.pt epochs=50 lr0=0.002 optimizer=adamw",
+    "posefoundry train data=annotations/person_keypoints_train2017.json model=best.safetensors",
+    keys="model, " + keys.TRAIN_KEYS,
 )
 def train(words: Words = None) -> None:
     """Trains a model on a data set: a new one (.yaml), or from weights (.pt, .safetensors).
@@ -190,17 +182,13 @@ def train(words: Words = None) -> None:
     verbs.train(words or [])
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry val model=runs/pose/train/weights/best.safetensors",
-        "posefoundry val model=yolo26n-pose.pt data=annotations/person_keypoints_val2017.json batch=8",
-        "posefoundry val model=model.onnx data=people/dataset.yaml split=test save_json=True",
-        "posefoundry val model=best.safetensors tags=tags.csv save_json=True",
-        "",
-        "[bold]Keys[/]  model, " + keys.VAL_KEYS,
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry val model=runs/pose/train/weights/best.safetensors",
+    "posefoundry val model=yolo26n-pose.pt data=annotations/person_keypoints_val2017.json batch=8",
+    "posefoundry val model=model.onnx data=people/dataset.yaml split=test save_json=True",
+    "posefoundry val model=best.safetensors tags=tags.csv save_json=True",
+    keys="model, " + keys.VAL_KEYS,
 )
 def val(words: Words = None) -> None:
     """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=.
@@ -214,17 +202,13 @@ def val(words: Words = None) -> None:
     verbs.val(words or [], lambda: _model_name(None))
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry evaluate annotations=gt.json detections=dt.json",
-        "posefoundry evaluate annotations=gt.json detections=dt.json json=out.json",
-        "posefoundry evaluate annotations=gt.json detections=dt.json slices=true",
-        "posefoundry evaluate annotations=hands.json detections=dt.json sigmas=own.yaml",
-        "",
-        "[bold]Keys[/]  " + keys.EVALUATE_KEYS,
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry evaluate annotations=gt.json detections=dt.json",
+    "posefoundry evaluate annotations=gt.json detections=dt.json json=out.json",
+    "posefoundry evaluate annotations=gt.json detections=dt.json slices=true",
+    "posefoundry evaluate annotations=hands.json detections=dt.json sigmas=own.yaml",
+    keys=keys.EVALUATE_KEYS,
 )
 def evaluate(words: Words = None) -> None:
     """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, to pycocotools' last digit.
@@ -237,15 +221,11 @@ def evaluate(words: Words = None) -> None:
     judge(words or [])
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry export model=best.safetensors format=onnx",
-        "posefoundry export model=yolo26n-pose.pt format=engine half=True batch=8",
-        "",
-        "[bold]Keys[/]  model, " + keys.EXPORT_KEYS,
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry export model=best.safetensors format=onnx",
+    "posefoundry export model=yolo26n-pose.pt format=engine half=True batch=8",
+    keys="model, " + keys.EXPORT_KEYS,
 )
 def export(words: Words = None) -> None:
     """Writes a model as ONNX, or as a TensorRT engine, beside its weights."""
@@ -254,16 +234,14 @@ def export(words: Words = None) -> None:
     verbs.export(words or [])
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry recipe                              which there are, and what to expect of each",
-        "posefoundry recipe instant",
-        "posefoundry recipe tier=instant",
-        "posefoundry recipe fine-tune train.weights=yolov8n-pose.pt ingest.coco.root=data/source",
-        "",
-        "[bold]Keys[/]  tier (instant, short or full), out (runs/recipes), recipes (their folder), and every setting",
+@_command(
+    MODEL_PANEL,
+    "posefoundry recipe                              which there are, and what to expect of each",
+    "posefoundry recipe instant",
+    "posefoundry recipe tier=instant",
+    "posefoundry recipe fine-tune train.weights=yolov8n-pose.pt ingest.coco.root=data/source",
+    keys=_lines(
+        "tier (instant, short or full), out (runs/recipes), recipes (their folder), and every setting",
         "      of a recipe by its dotted name",
     ),
 )
@@ -276,13 +254,11 @@ def recipe(
     cook(words or [])
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry convert data=annotations/person_keypoints_train2017.json out=people",
-        "",
-        "[bold]Keys[/]  data (a COCO file; those of the other splits are found by name), out (a new folder),",
+@_command(
+    MODEL_PANEL,
+    "posefoundry convert data=annotations/person_keypoints_train2017.json out=people",
+    keys=_lines(
+        "data (a COCO file; those of the other splits are found by name), out (a new folder),",
         "      images (hardlink, symlink or copy)",
     ),
 )
@@ -293,7 +269,7 @@ def convert(words: Words = None) -> None:
     verbs.convert(words or [])
 
 
-@app.command(rich_help_panel=MODEL_PANEL, epilog=_lines("[bold]Example[/]", "posefoundry models"))
+@_command(MODEL_PANEL, "posefoundry models")
 def models() -> None:
     """Lists the 16 published architectures with their parameters and GFLOPs."""
     from posefoundry.commands import verbs
@@ -301,9 +277,10 @@ def models() -> None:
     verbs.models()
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines("[bold]Examples[/]", "posefoundry info best.safetensors", "posefoundry info model=yolov8n-pose.pt"),
+@_command(
+    MODEL_PANEL,
+    "posefoundry info best.safetensors",
+    "posefoundry info model=yolov8n-pose.pt",
 )
 def info(words: Annotated[list[str] | None, typer.Argument(metavar="MODEL", show_default=False)] = None) -> None:
     """Tells what a model file holds: architecture, size, classes, keypoints, origin."""
@@ -312,13 +289,10 @@ def info(words: Annotated[list[str] | None, typer.Argument(metavar="MODEL", show
     verbs.info(words or [])
 
 
-@app.command(
-    rich_help_panel=MODEL_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry import-weights yolov8n-pose.pt",
-        "posefoundry import-weights yolov8n-pose.pt out=weights/yolov8n-pose.safetensors",
-    ),
+@_command(
+    MODEL_PANEL,
+    "posefoundry import-weights yolov8n-pose.pt",
+    "posefoundry import-weights yolov8n-pose.pt out=weights/yolov8n-pose.safetensors",
 )
 def import_weights(
     words: Annotated[list[str] | None, typer.Argument(metavar="FILE.pt [out=FILE]", show_default=False)] = None,
@@ -329,16 +303,12 @@ def import_weights(
     verbs.import_weights(words or [])
 
 
-@app.command(
-    rich_help_panel=ANNOTATION_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry sigmas annotations=first.json second=second.json",
-        "posefoundry sigmas annotations=first.json second=second.json out=own.yaml",
-        "posefoundry evaluate annotations=gt.json detections=dt.json sigmas=own.yaml",
-        "",
-        "[bold]Keys[/]  " + keys.SIGMAS_KEYS,
-    ),
+@_command(
+    ANNOTATION_PANEL,
+    "posefoundry sigmas annotations=first.json second=second.json",
+    "posefoundry sigmas annotations=first.json second=second.json out=own.yaml",
+    "posefoundry evaluate annotations=gt.json detections=dt.json sigmas=own.yaml",
+    keys=keys.SIGMAS_KEYS,
 )
 def sigmas(words: Words = None) -> None:
     """Measures the sigmas of a skeleton, which OKS scales by, on persons that two people annotated.
@@ -351,16 +321,12 @@ def sigmas(words: Words = None) -> None:
     estimate(words or [])
 
 
-@app.command(
-    rich_help_panel=ANNOTATION_PANEL,
-    epilog=_lines(
-        "[bold]Examples[/]",
-        "posefoundry hard-examples",
-        "posefoundry hard-examples count=100 out=round_2",
-        "posefoundry hard-examples annotations=new.json images=photos/ detections=found.json",
-        "",
-        "[bold]Keys[/]  " + keys.HARD_EXAMPLES_KEYS,
-    ),
+@_command(
+    ANNOTATION_PANEL,
+    "posefoundry hard-examples",
+    "posefoundry hard-examples count=100 out=round_2",
+    "posefoundry hard-examples annotations=new.json images=photos/ detections=found.json",
+    keys=keys.HARD_EXAMPLES_KEYS,
 )
 def hard_examples(words: Words = None) -> None:
     """Exports the images most worth correcting, with predictions as pre-labels, for CVAT or Label Studio.
