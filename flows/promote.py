@@ -16,8 +16,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from posefoundry.config import load_params
 from posefoundry.errors import PosefoundryError
+from posefoundry.params import load_params
 from posefoundry.registry import promotion
 
 

@@ -23,7 +23,6 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed
 
-from posefoundry.config import load_params
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.orchestration.dvc_graph import (
     Outcome,
@@ -35,6 +34,7 @@ from posefoundry.orchestration.dvc_graph import (
 )
 from posefoundry.orchestration.summary import StageRecord, summarise
 from posefoundry.orchestration.verdict import GATE, why_outdated
+from posefoundry.params import load_params
 
 
 @flow(name="retrain")

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from posefoundry.config import Params, load_params
+from posefoundry.config import Params
 from posefoundry.errors import PosefoundryError
+from posefoundry.params import load_params
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

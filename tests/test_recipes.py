@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from posefoundry.config import load_params
 from posefoundry.errors import PosefoundryError
+from posefoundry.params import load_params
 from posefoundry.recipes import TIERS, load_recipe, recipe_files
 
 ROOT = Path(__file__).parent.parent

@@ -341,7 +341,8 @@ def hard_examples(words: Words = None) -> None:
 
 
 def _model_name(given: str | None) -> str:
-    from posefoundry.config import Register, load_params
+    from posefoundry.config import Register
+    from posefoundry.params import load_params
     from posefoundry.registry.store import project_root
 
     if given:

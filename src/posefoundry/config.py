@@ -1,17 +1,17 @@
-"""Typed parameters: one frozen section a stage, read from params.yaml. Unknown keys are refused by name."""
+"""Typed parameters: one frozen section a stage, as params.yaml has them."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from posefoundry.errors import PosefoundryError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+MAX_STRIDE_PX = 32
 AUTO_BATCH = -1  # what `batch_size: auto` is kept as
 AUTO_WORKERS = -1  # what `loader_workers: auto` is kept as
 
@@ -28,11 +28,6 @@ BatchSize = Annotated[
 LoaderWorkers = Annotated[
     int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value), Field(ge=AUTO_WORKERS)
 ]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-MAX_STRIDE_PX = 32
 
 # What the evaluate stage measures; a rule on anything else could never hold.
 MetricName = Annotated[
@@ -403,64 +398,3 @@ class Params(Section):
         """Returns the section of a stage by the stage's name."""
         attribute = f"{stage}_" if stage in ("validate", "register") else stage
         return getattr(self, attribute)
-
-
-def load_params(path: Path) -> Params:
-    """Reads and checks params.yaml.
-
-    Raises:
-        PosefoundryError: The file is missing or not YAML, a key is unknown, or a value is impossible; every
-            fault is listed with its setting's dotted name.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise PosefoundryError(f"{path}: expected the parameters here, found no file.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PosefoundryError(f"{path}: expected YAML, got: {error}") from None
-    if not isinstance(content, dict):
-        raise PosefoundryError(f"{path}: expected one section a stage, got {type(content).__name__}.")
-    try:
-        return Params.model_validate(content)
-    except ValidationError as error:
-        raise PosefoundryError(f"{path}: " + describe_validation_error(error, Params)) from None
-
-
-def describe_validation_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """Puts pydantic's findings into sentences that name the setting and, for an unknown key, the nearest known one."""
-    sentences = []
-    for fault in error.errors():
-        name = ".".join(str(part) for part in fault["loc"]) or "the file"
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(model, fault["loc"][:-1])
-            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            sentences.append(f"unknown setting {name!r}; {hint}")
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (got {fault['input']!r})"
-            sentences.append(f"{name}: {message}{given}")
-    told = "; ".join(sentences)
-    return told if told.endswith("?") else f"{told}."
-
-
-def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Returns the settings known at a place; of a list of rules, those of the rule that is named there."""
-    models = [model]
-    for part in location:
-        named = [m for m in models if "rule" in m.model_fields and part in get_args(m.model_fields["rule"].annotation)]
-        if isinstance(part, int) or named:
-            models = named or models
-            continue
-        fields = {field.alias or name: field.annotation for name, field in models[0].model_fields.items()}
-        models = _models_in(fields.get(str(part)))
-        if not models:
-            return []
-    return [field.alias or name for name, field in models[0].model_fields.items()]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Returns the groups of settings that a type is made of: itself, or those of a list or a choice."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]

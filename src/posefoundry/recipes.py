@@ -7,17 +7,9 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from posefoundry.config import (
-    Convert,
-    Evaluate,
-    Fraction,
-    Ingest,
-    MetricName,
-    Section,
-    Train,
-    describe_validation_error,
-)
+from posefoundry.config import Convert, Evaluate, Fraction, Ingest, MetricName, Section, Train
 from posefoundry.errors import PosefoundryError
+from posefoundry.params import describe_validation_error
 
 Tier = Literal["instant", "short", "full"]
 TIERS: tuple[Tier, ...] = ("instant", "short", "full")

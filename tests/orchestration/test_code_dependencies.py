@@ -15,6 +15,7 @@ STAGES = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["s
 WITHOUT_INFLUENCE = {
     "__init__.py",  # the version, which is told
     "config.py",  # the parameters, which dvc.yaml names as such
+    "params.py",  # reading them
     "errors.py",  # what is refused, and how it is told
     "files.py",  # reading and writing as it is
     "machine.py",  # the processor's name, which is told

@@ -225,7 +225,7 @@ def test_locks_of_killed_processes_are_forgotten(toy):
 def test_parameters_of_continuous_integration_are_valid_and_complete():
     import yaml
 
-    from posefoundry.config import load_params
+    from posefoundry.params import load_params
 
     repository = Path(__file__).resolve().parents[2]
     load_params(repository / "infra" / "ci-params.yaml")

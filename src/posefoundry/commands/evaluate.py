@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from posefoundry.commands.words import arguments_of, refuse_others, required
-from posefoundry.config import Evaluate, describe_validation_error
+from posefoundry.config import Evaluate
 from posefoundry.datasets.tags import read_tags
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation import passport
@@ -24,6 +24,7 @@ from posefoundry.evaluation.slices import ALL, tag_columns
 from posefoundry.evaluation.summary import summary
 from posefoundry.evaluation.warnings import flat_sigma_warning, is_flat, unseen_warning
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
+from posefoundry.params import describe_validation_error
 
 PCK_KEYS = ("pck_thresholds", "pck_reference", "pckh_threshold")
 KEYS = ("json", "sigmas", "area", "slices", "tags", "seen", *PCK_KEYS)

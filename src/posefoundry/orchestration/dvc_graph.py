@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from posefoundry.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, describe_validation_error
+from posefoundry.config import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from posefoundry.errors import PosefoundryError, RejectedError
+from posefoundry.params import describe_validation_error
 from posefoundry.stages.runner import OFFLINE_ENVIRONMENT
 
 if TYPE_CHECKING:

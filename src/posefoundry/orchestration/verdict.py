@@ -4,9 +4,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from posefoundry.config import Improvement, NoRegression, load_params
+from posefoundry.config import Improvement, NoRegression
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
+from posefoundry.params import load_params
 from posefoundry.registry.ledger import in_words
 from posefoundry.registry.versions import CHECKSUM_TAGS, in_production
 

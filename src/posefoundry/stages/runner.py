@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from posefoundry.config import load_params
 from posefoundry.errors import PosefoundryError, RejectedError
+from posefoundry.params import load_params
 
 # Nothing in the pipeline may wait for the network or report home, whatever a library's own default is.
 OFFLINE_ENVIRONMENT = {
