@@ -1,8 +1,8 @@
-"""Fixtures that several rooms need: an MLflow store of a test's own."""
+"""Fixtures that several rooms need: an MLflow store of a test's own, a person on paper."""
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,13 @@ import pytest
 
 # A shell starts its background jobs deaf to the interrupt, and so would be the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A standing figure in a box of 1 x 1, in the order of COCO's keypoints.
+STANDING_XY = [
+    [0.50, 0.06], [0.54, 0.04], [0.46, 0.04], [0.58, 0.06], [0.42, 0.06], [0.68, 0.20], [0.32, 0.20], [0.80, 0.36],
+    [0.20, 0.36], [0.88, 0.50], [0.12, 0.50], [0.62, 0.52], [0.38, 0.52], [0.64, 0.74], [0.36, 0.74], [0.66, 0.96],
+    [0.34, 0.96],
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +81,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     colours = np.random.default_rng(0).integers(60, 255, (3, 4, 3), np.uint8)
     cv2.imwrite(str(folder / "street.png"), colours.repeat(32, axis=0).repeat(32, axis=1))
     return folder
+
+
+@pytest.fixture(scope="session")
+def person() -> Callable[..., dict[str, Any]]:
+    """Makes a person whose 17 keypoints are all labelled; its area is half the box."""
+    import numpy as np
+
+    standing_xy = np.array(STANDING_XY)
+
+    def make(annotation_id: int, image_id: int, x: float, y: float, width: float, height: float) -> dict[str, Any]:
+        points = standing_xy * [width, height] + [x, y]
+        return {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": 1,
+            "bbox": [x, y, width, height],
+            "area": width * height / 2,
+            "iscrowd": 0,
+            "num_keypoints": 17,
+            "keypoints": [number for px, py in points.tolist() for number in (px, py, 2)],
+        }
+
+    return make
 
 
 def _toy_model(description: dict[str, Any]) -> Any:

@@ -14,28 +14,6 @@ from pycocotools.cocoeval import COCOeval
 from posefoundry.evaluation.oks import BOX_METRICS, OKS_METRICS
 from posefoundry.skeleton import COCO_PERSON_CATEGORY
 
-# A standing figure in a box of 1 x 1, in the order of COCO's keypoints.
-STANDING_XY = np.array([
-    [0.50, 0.06], [0.54, 0.04], [0.46, 0.04], [0.58, 0.06], [0.42, 0.06], [0.68, 0.20], [0.32, 0.20], [0.80, 0.36],
-    [0.20, 0.36], [0.88, 0.50], [0.12, 0.50], [0.62, 0.52], [0.38, 0.52], [0.64, 0.74], [0.36, 0.74], [0.66, 0.96],
-    [0.34, 0.96],
-])  # fmt: skip
-
-
-def make_person(annotation_id: int, image_id: int, x: float, y: float, width: float, height: float) -> dict[str, Any]:
-    """A person whose 17 keypoints are all labelled; its area is half the box."""
-    points = STANDING_XY * [width, height] + [x, y]
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": 1,
-        "bbox": [x, y, width, height],
-        "area": width * height / 2,
-        "iscrowd": 0,
-        "num_keypoints": 17,
-        "keypoints": [number for px, py in points.tolist() for number in (px, py, 2)],
-    }
-
 
 def make_detection(
     person: dict[str, Any], score: float = 0.9, shift_xy: tuple[float, float] = (0, 0)
@@ -97,11 +75,6 @@ def arbiter() -> Callable[..., tuple[dict[str, float | None], Any]]:
 
 
 @pytest.fixture
-def person() -> Callable[..., dict[str, Any]]:
-    return make_person
-
-
-@pytest.fixture
 def detection() -> Callable[..., dict[str, Any]]:
     return make_detection
 
@@ -112,14 +85,15 @@ def coco() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def crowd_scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def crowd_scene(person: Callable[..., dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Twelve images with all that makes evaluation hard: sizes, crowds, unlabelled persons, misses, false positives."""
     rng = np.random.default_rng(5)
     annotations, detections = [], []
     for image_id in range(1, 13):
         for _ in range(rng.integers(0, 5)):
             height = float(rng.choice([40, 90, 200]) * rng.uniform(0.8, 1.2))
-            entry = make_person(len(annotations), image_id, *rng.uniform(0, 300, 2).tolist(), height / 2, height)
+            entry = person(len(annotations), image_id, *rng.uniform(0, 300, 2).tolist(), height / 2, height)
+            standing = np.array(entry["keypoints"]).reshape(-1, 3) - [0, 0, 1]
             visible = rng.random(17) < rng.choice([0.0, 0.7, 1.0], p=[0.15, 0.45, 0.4])
             points = np.array(entry["keypoints"]).reshape(-1, 3) * visible[:, None]
             entry |= {"keypoints": points.ravel().tolist(), "num_keypoints": int(visible.sum())}
@@ -128,14 +102,9 @@ def crowd_scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
             for _ in range(rng.integers(0, 3)):
                 found = make_detection(entry, round(float(rng.random()), 3), tuple(rng.normal(0, height / 30, 2)))
                 noise = rng.normal(0, height / 25, (17, 3)) * [1, 1, 0]
-                found["keypoints"] = (standing_at(entry) + noise).ravel().tolist()
+                found["keypoints"] = (standing + noise).ravel().tolist()
                 detections.append(found)
         for _ in range(rng.integers(0, 2)):
-            nobody = make_person(0, image_id, *rng.uniform(0, 300, 2).tolist(), 40, 80)
+            nobody = person(0, image_id, *rng.uniform(0, 300, 2).tolist(), 40, 80)
             detections.append(make_detection(nobody, round(float(rng.random()), 3)))
     return make_coco(annotations, 12), detections
-
-
-def standing_at(entry: dict[str, Any]) -> np.ndarray:
-    x, y, width, height = entry["bbox"]
-    return np.concatenate((STANDING_XY * [width, height] + [x, y], np.ones((17, 1))), axis=1)

@@ -1,54 +1,16 @@
-"""The gate's rules, one by one, in both modes, and the decision they add up to."""
+"""The gate's rules, one by one, in both modes."""
 
 import json
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from gate_rules import DEMAND, NAN, NOBODY, REJECT, SAME, at_least, compared, gain, gate, no_loss, resampled
 
-from posefoundry.config import DataChecks, Floor, Gate, Improvement, NoRegression
+from posefoundry.config import DataChecks
 from posefoundry.errors import PosefoundryError
-from posefoundry.evaluation.bootstrap import Resampled
-from posefoundry.evaluation.comparison import differences
-from posefoundry.evaluation.gate import decide, power_of_gate
-from posefoundry.evaluation.passport import COMPARABLE_FIELDS, fingerprint_of_test, first_difference
+from posefoundry.evaluation.gate import decide
 from posefoundry.evaluation.rules import Evidence, Production
-from posefoundry.evaluation.wording import where
-
-NAN = float("nan")
-REJECT, DEMAND = "reject_on_proven_regression", "demand_non_inferiority"
-
-
-def gate(*rules, mode=REJECT, **settings) -> Gate:
-    return Gate(mode=mode, rules=rules, **settings)
-
-
-def at_least(bound, metric="oks_ap", slice_name="all") -> Floor:
-    return Floor(rule="floor", metric=metric, slice=slice_name, at_least=bound)
-
-
-def no_loss(margin, *slices) -> NoRegression:
-    return NoRegression(rule="no_regression", margin=margin, slices=slices or ("all",))
-
-
-def gain(margin=0.0, slice_name="all") -> Improvement:
-    return Improvement(rule="improvement", margin=margin, slice=slice_name)
-
-
-def resampled(difference, spread, *, production=0.5, images=400) -> Resampled:
-    """A difference known to `spread`, by 10,000 resamples that are exactly normal."""
-    from statistics import NormalDist
-
-    draws = [NormalDist(difference, spread).inv_cdf((i + 0.5) / 10_000) for i in range(10_000)]
-    differences = np.repeat(np.array(draws)[:, None], 10, axis=1)
-    return Resampled(np.full(10, production + difference), np.full(10, production), differences, 2 * images, images)
-
-
-def compared(**slices) -> Evidence:
-    """A candidate beside version 3; `all_`, and others by names whose __ stands for =."""
-    named = {name.replace("all_", "all").replace("__", "="): value for name, value in slices.items()}
-    return Evidence({"oks_ap": 0.5}, production=Production("3", {"oks_ap": 0.5}, {}, resampled=named))
 
 
 @pytest.mark.parametrize(
@@ -179,8 +141,7 @@ def test_too_few_images_prove_nothing(mode, passed):
 
 
 def test_a_slice_of_nobody_proves_nothing_unless_it_is_one_of_a_group():
-    nobody = Resampled(np.full(10, NAN), np.full(10, NAN), np.full((100, 10), NAN), 0, 0)
-    evidence = compared(all_=resampled(0, 0.01), size__small=nobody, size__large=resampled(0, 0.01))
+    evidence = compared(all_=resampled(0, 0.01), size__small=NOBODY, size__large=resampled(0, 0.01))
     named = decide(gate(no_loss(0.01, "size=small")), evidence)
     assert not named.passed
     assert "of small persons has no value on these test images, so it proves nothing." in named.verdict
@@ -294,141 +255,8 @@ def test_data_checks(report, warnings, passed):
     assert decide(gate(rule), Evidence({}, data_checks=report)).passed is passed
 
 
-def test_all_rules_are_judged_and_the_verdict_names_those_that_fail():
-    rules = at_least(0.4), at_least(0.9, "box_ap"), no_loss(0.0)
-    evidence = compared(all_=resampled(-0.1, 0.01))
-    evidence = Evidence({"oks_ap": 0.45, "box_ap": 0.5}, production=evidence.production)
-    decision = decide(gate(*rules), evidence)
-    assert [rule.passed for rule in decision.rules] == [True, False, True, False]
-    assert decision.verdict == (
-        "Rejected: 2 of 4 rules fail: pose accuracy (OKS AP) fell behind; person detection (box AP) below its floor."
-    )
-    assert decision.sentence == (
-        "The candidate must not follow version 3 in production: over all persons it is 0.100 AP below version 3, "
-        "proven; 1 other rule fails."
-    )
-
-
-def test_the_headline_is_one_sentence_about_the_worst_failure():
-    slices = {"all_": resampled(-0.05, 0.01), "keypoint__left_wrist": resampled(-0.347, 0.01)}
-    rules = DataChecks(rule="data_checks", warnings=0), at_least(0.9), no_loss(0.01, "all", "keypoint=left_wrist")
-    report = {"passed": True, "failed_errors": 0, "failed_warnings": 1, "checks": [1, 2]}
-
-    def decided(settings, **changed):
-        return decide(settings, replace(compared(**slices), data_checks=report, **changed))
-
-    regressed = decided(gate(*rules))
-    head = "The candidate must not follow version 3 in production: "
-    assert regressed.sentence == (
-        f"{head}at the left wrist it is 0.347 AP below version 3, proven; 3 other rules fail."
-    )
-    assert regressed.verdict == (
-        "Rejected: 4 of 5 rules fail: pose accuracy (OKS AP) at the left wrist fell behind; pose accuracy (OKS AP) "
-        "fell behind; pose accuracy (OKS AP) below its floor; the data checks."
-    )
-    assert decided(gate(*rules, mode=DEMAND)).sentence == (
-        f"{head}at the left wrist it is 0.347 AP below version 3, and a loss over 0.010 is not ruled out; 3 other "
-        "rules fail."
-    )
-    apart = Production("3", {}, {}, "The seed was 1 and is 2. Evaluate again.")
-    assert decided(gate(*rules), production=apart).sentence == (
-        f"{head}version 3 in production could not be compared: The seed was 1 and is 2; 2 other rules fail."
-    )
-    assert decided(gate(*rules[:2])).sentence == (
-        f"{head}pose accuracy (OKS AP) is 0.500, but at least 0.900 is required; 1 other rule fails."
-    )
-
-
-def test_a_list_of_many_failures_ends():
-    slices = {f"keypoint__{i}": resampled(-0.1 - 0.01 * i, 0.01) for i in range(8)}
-    decision = decide(gate(no_loss(0.0, *(f"keypoint={i}" for i in range(8)))), compared(**slices))
-    assert decision.verdict.startswith("Rejected: 8 of 9 rules fail: pose accuracy (OKS AP) at keypoint 7 fell behind;")
-    assert decision.verdict.endswith("at keypoint 3 fell behind; and 3 more.")
-
-
-def test_the_sentence_of_a_candidate_that_passes_tells_the_difference():
-    evidence = compared(all_=resampled(0.012, 0.01))
-    evidence = Evidence({"oks_ap": 0.512}, production=evidence.production)
-    assert decide(gate(no_loss(0.01)), evidence).sentence == (
-        "The candidate may follow version 3 in production: its OKS AP is 0.512 against 0.500, a difference of +0.012 "
-        "(95 % interval -0.008 to +0.032)."
-    )
-    evidence = compared(all_=resampled(-0.03, 0.01))
-    told = decide(gate(no_loss(0.02)), Evidence({"oks_ap": 0.47}, production=evidence.production)).sentence
-    assert told.endswith(
-        "a difference of -0.030 (95 % interval -0.050 to -0.010). That it is worse is proven; that it is worse by more "
-        "than the rules allow is not."
-    )
-
-
-def test_a_decision_is_plain_json():
-    decision = decide(gate(at_least(0.4), no_loss(0.01)), compared(all_=resampled(0, 0.01)))
-    content = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
-    assert set(content) == {"passed", "verdict", "sentence", "rules"}
-    assert {frozenset(rule) for rule in content["rules"]} == {
-        frozenset({
-            "name", "kind", "slice", "artifact", "metric", "candidate", "production", "bound", "difference", "interval",
-            "p_value", "p_value_holm", "margin", "passed", "sentence", "visible_drop",
-        })
-    }  # fmt: skip
-
-
-def power(settings, evidence, images):
-    return power_of_gate(settings, evidence, decide(settings, evidence), images)
-
-
-def test_power_is_the_drop_that_would_be_proven_in_four_cases_of_five():
-    spread = 0.0074
-    evidence = compared(all_=resampled(0.0, spread, images=150))
-    told = power(gate(no_loss(0.01)), evidence, 150)
-    # 1.976: the table's 97.5 % quantile of t with 149 degrees of freedom
-    assert told.smallest_visible_drop == pytest.approx((1.976 * (150 / 149) ** 0.5 + 0.8416) * spread, rel=1e-3)
-    assert not told.is_enough
-    assert told.images_needed == pytest.approx(654, abs=3)
-    assert told.sentence == (
-        "With 150 images a drop under 0.021 AP cannot be seen (95 % confidence, four cases in five); to see the "
-        "0.010 of the margin takes about 660. So a loss is as surely rejected only from 0.031 AP on."
-    )
-    assert power(gate(no_loss(0.01), mode=DEMAND), evidence, 150).sentence.endswith(
-        "So a candidate that is just as good will often fail to prove it."
-    )
-    enough = power(gate(no_loss(0.05)), evidence, 150)
-    assert enough.is_enough and enough.sentence.endswith("four cases in five).")
-    assert power(gate(gain()), evidence, 150).images_needed is None
-    ap75 = NoRegression(rule="no_regression", metric="oks_ap75", margin=0.01)
-    assert "a drop under 0.021 AP75 cannot be seen" in power(gate(ap75), evidence, 150).sentence
-
-
-def test_of_candidates_that_are_worse_by_the_visible_drop_four_in_five_are_rejected():
-    settings, spread = gate(no_loss(0.01)), 0.0075
-    drop = power(settings, compared(all_=resampled(0.0, spread)), 400).smallest_visible_drop
-    differences = np.random.default_rng(0).normal(-0.01 - drop, spread, 300)
-    rejected = [not decide(settings, compared(all_=resampled(d, spread))).passed for d in differences]
-    assert np.mean(rejected) == pytest.approx(0.8, abs=0.06)
-
-
-def test_power_tells_in_which_slices_the_images_are_too_few():
-    slices = {"all_": 0.002, "size__small": 0.02, "keypoint__left_wrist": 0.004, "size__large": 0.015}
-    evidence = compared(**{name: resampled(0.0, spread) for name, spread in slices.items()})
-    names = ("keypoint=left_wrist", "size=small", "size=large")
-    told = power(gate(no_loss(0.01), no_loss(0.03, *names)), evidence, 400)
-    assert told.blind_slices == ("size=small", "size=large")
-    assert told.sentence == (
-        "With 400 images a drop under 0.007 AP cannot be seen (95 % confidence, four cases in five, among 4 slices). "
-        "In 2 of 3 slices the images are too few for the margin, most of all of small persons: there a drop under "
-        "0.067 AP cannot be seen."
-    )
-
-
-def test_models_that_find_the_same_do_not_tell_how_much_is_luck():
-    same = Resampled(np.full(10, 0.5), np.full(10, 0.5), np.zeros((1000, 10)), 800, 400)
-    assert power(gate(no_loss(0.01)), compared(all_=same), 400) is None
-    assert power(gate(at_least(0.1)), compared(), 400) is None
-
-
 # Every rule, in both modes, on every kind of evidence; R and D: passes in reject_on_proven_regression,
 # demand_non_inferiority. The interval reaches 0.0197 to either side of the difference.
-NOBODY = Resampled(np.full(10, NAN), np.full(10, NAN), np.full((1000, 10), NAN), 0, 0)
 OUTCOMES = {
     # evidence:                       floor  no_regression .02  improvement  no_regression in a slice
     "none in production":             ("RD", "RD", "RD", "RD"),
@@ -464,7 +292,7 @@ def evidence_of(case: str) -> Evidence:
         "nobody in the images": NOBODY,
         "19 images, clearly worse": resampled(-0.3, 0.01, images=19),
         "19 images, clearly better": resampled(0.3, 0.01, images=19),
-        "the same model": Resampled(np.full(10, 0.5), np.full(10, 0.5), np.zeros((10_000, 10)), 800, 400),
+        "the same model": SAME,
         "better, proven": resampled(0.03, 0.01),
         "better, not proven": resampled(0.01, 0.01),
         "worse within the margin": resampled(-0.01, 0.004),
@@ -494,81 +322,3 @@ def test_every_rule_in_every_mode_on_every_evidence(case, column, mode):
     for outcome in decision.rules:
         assert re.fullmatch(r"[A-Z].*\.", outcome.sentence, re.DOTALL), outcome.sentence
     json.dumps(decision.to_dict(), allow_nan=False)
-
-
-@pytest.mark.parametrize(
-    ("slice_name", "words"),
-    [
-        ("all", ""),
-        ("keypoint=left_wrist&size=small", " at the left wrist of small persons"),
-        ("visibility=occluded", " at occluded keypoints"),
-        ("keypoint=nose&visibility=visible", " at the visible nose"),
-        ("keypoint=3", " at keypoint 3"),
-        ("size=large&truncation=truncated", " of large persons cut off by the border"),
-        ("truncation=whole", " of persons wholly in the picture"),
-        ("class=dog&size=small", " of small persons of class dog"),
-        ("persons=1", " in images of 1 person"),
-        ("persons=4+&size=small", " of small persons in images of 4 or more persons"),
-        ("corrected=yes", " in corrected images"),
-        ("keypoint=nose&camera=north&site=hall_2", " at the nose in images with camera north and site hall_2"),
-    ],
-)
-def test_slices_are_read_aloud(slice_name, words):
-    assert where(slice_name) == words
-
-
-def test_differences_are_proven_by_their_corrected_p_value():
-    slices = {"all": (0.03, 400), "size=small": (-0.05, 400), "size=large": (0.024, 400), "site=hall": (-0.3, 19)}
-    rows = differences({name: resampled(d, 0.01, images=n) for name, (d, n) in slices.items()}, 0.95)
-    assert {row["slice"]: row["proven"] for row in rows} == {
-        "all": "better", "size=small": "worse", "size=large": "better", "site=hall": None,
-    }  # fmt: skip
-    many = {f"keypoint={i}": resampled(0.002, 0.01) for i in range(18)}
-    many |= {"keypoint=0": resampled(0.05, 0.01), "keypoint=17": resampled(0.024, 0.01)}
-    proven = {row["slice"]: row["proven"] for row in differences(many, 0.95)}
-    assert (proven["keypoint=0"], proven["keypoint=17"], proven["keypoint=3"]) == ("better", None, None)
-    same = Resampled(np.full(10, 0.5), np.full(10, 0.5), np.zeros((1000, 10)), 800, 400)
-    [row] = differences({"all": same}, 0.95)
-    assert row["proven"] is None and row["interval"] == (0, 0)
-
-
-def test_the_side_of_a_proven_difference_is_that_of_its_interval():
-    below = resampled(-0.03, 0.005)
-    observed_above = replace(below, candidate=np.full(10, 0.5), production=np.full(10, 0.49))
-    [row] = differences({"all": observed_above}, 0.95)
-    assert row["difference"] > 0 > row["interval"][1]
-    assert row["proven"] == "worse"
-
-
-def test_a_waived_comparison_is_told_in_the_sentence():
-    settings = gate(no_loss(0.01), incomparable_production="waive")
-    assert decide(settings, evidence_of("the same, waived")).sentence == (
-        "The candidate may follow version 3 in production: its OKS AP is 0.500; it could not be compared, which "
-        "gate.incomparable_production waives."
-    )
-
-
-@pytest.mark.parametrize("field", COMPARABLE_FIELDS)
-def test_passports_that_differ_in_the_test_itself_are_not_comparable(field):
-    passport = dict.fromkeys(COMPARABLE_FIELDS, "same") | {"input_size_px": 640, "model": "yolov8n-pose"}
-    assert first_difference(passport, passport | {field: "other"}) == field
-    assert first_difference(passport, {key: value for key, value in passport.items() if key != field}) == field
-
-
-def test_passports_may_differ_in_what_belongs_to_the_model():
-    passport = dict.fromkeys(COMPARABLE_FIELDS, "same") | {"input_size_px": 640, "model": "yolov8n-pose"}
-    assert first_difference(passport, passport | {"input_size_px": 320, "model": "yolo11s-pose"}) is None
-
-
-def test_a_passport_without_a_model_compares_with_its_like():
-    of_file = {"annotations_sha256": "a", "area_rule": "box", "sigmas": [0.1], "max_poses_per_image": 20}
-    assert first_difference(of_file, dict(of_file)) is None
-    assert first_difference(of_file, of_file | {"confidence": 0.1}) == "confidence"
-    assert first_difference({}, {}) == "annotations_sha256", "nothing known is nothing alike"
-
-
-def test_the_fingerprint_of_a_test_is_that_of_what_must_be_equal():
-    passport = {"annotations_sha256": "a", "confidence": 0.1, "device": "cpu"}
-    assert fingerprint_of_test(passport) == fingerprint_of_test(passport | {"device": "cuda"})
-    assert fingerprint_of_test(passport) != fingerprint_of_test(passport | {"confidence": 0.2})
-    assert fingerprint_of_test({"device": "cpu"}) is None
