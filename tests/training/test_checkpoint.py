@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -103,19 +103,12 @@ def test_interrupted_equals_uninterrupted(people: Path, same: Train, uninterrupt
         assert columns(tmp_path / log, *TIMES) == columns(uninterrupted / log, *TIMES), f"killed after step {step}"
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 @pytest.mark.slow
 def test_interrupted_equals_uninterrupted_in_bfloat16_on_two_threads_with_a_loader_process(
-    people: Path, same: Train, two_threads: None, tmp_path: Path
+    people: Path, same: Train, use_threads: Callable[[int], None], tmp_path: Path
 ) -> None:
     """Where the processor has no bfloat16 of its own, torch computes it by float32, as exactly."""
+    use_threads(2)
     settings = same.model_copy(update={"precision": "bfloat16", "loader_workers": 1, "epochs": 2})
     run(people, tmp_path / "whole", settings)
     with pytest.raises(KilledError):

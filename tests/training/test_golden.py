@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +148,6 @@ class Losses(Observer):
         self.totals.append(values["loss_total"])
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
 def first_losses(dataset_yaml: Path, **changes: Any) -> list[float]:
     settings = Train(
         epochs=9, batch_size=4, image_size_px=SIDE_PX, device="cpu", precision="float32", seed=11, warmup_epochs=2,
@@ -174,13 +166,14 @@ def first_losses(dataset_yaml: Path, **changes: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("name", CURVES)
-def test_the_first_losses_are_as_ever(dataset_yaml: Path, one_thread: None, name: str) -> None:
+def test_the_first_losses_are_as_ever(dataset_yaml: Path, use_threads: Callable[[int], None], name: str) -> None:
     """Replays the first 50 steps in float32 on one thread.
 
     With the same libraries on the same processor the numbers repeat to the last bit. Between kernels of different
     instruction sets (AVX2, AVX-512) they were seen to part by 1e-5 at most, and a learning rate that is off by 2 %
     moves them by 1 % or more; elsewhere, 1e-4 tells the one from the other.
     """
+    use_threads(1)
     totals = first_losses(dataset_yaml, **CURVES[name])
     assert len(totals) == N_STEPS
     kept = golden(f"loss_curve_{name}", {"loss_total": totals})
