@@ -29,9 +29,9 @@ TOLERANCE = 1e-9
 N_IMAGES, N_PERSONS, DETECTIONS_PER_IMAGE = 5000, 11000, 20
 
 
-def synthetic_val(seed=0):
+def synthetic_val():
     """Half of the images hold nobody, as in COCO; persons overlap; most detections are near some person."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     images = [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in range(1, N_IMAGES + 1)]
     peopled = rng.choice(N_IMAGES, N_IMAGES // 2, replace=False) + 1
     share = rng.gamma(1.0, size=len(peopled))

@@ -48,7 +48,8 @@ def test_the_lock_file_is_no_change_but_a_tracked_file_is(repository):
 
 def test_outside_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert git_commit(tmp_path) == GitState(None, False)
+    monkeypatch.chdir(tmp_path)
+    assert git_commit() == GitState(None, False)
 
 
 def test_hashes_are_those_of_the_outputs(repository):
@@ -60,10 +61,11 @@ def test_hashes_are_those_of_the_outputs(repository):
 
 
 @pytest.mark.parametrize("content", [None, "", "a: [1", "stages: {ingest: {cmd: x}}"])
-def test_without_a_lock_there_are_no_hashes(content, tmp_path):
+def test_without_a_lock_there_are_no_hashes(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if content is not None:
         (tmp_path / "dvc.lock").write_text(content)
-    assert dvc_hashes(tmp_path) == {}
+    assert dvc_hashes() == {}
 
 
 def test_tags_name_commit_and_data(repository):

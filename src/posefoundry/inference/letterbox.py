@@ -27,10 +27,6 @@ class Letterbox:
         """Maps points (..., 2) from the model's input to the source image, unclipped."""
         return (points_xy - np.array(self.pad_xy, np.float32)) / np.array(self.scale_xy, np.float32)
 
-    def to_input_xy(self, points_xy: np.ndarray) -> np.ndarray:
-        """Maps points (..., 2) from the source image to the model's input."""
-        return points_xy * np.array(self.scale_xy, np.float32) + np.array(self.pad_xy, np.float32)
-
 
 def input_size_hw(source_size_hw: tuple[int, int], image_size_px: int, stride_px: int) -> tuple[int, int]:
     """Returns the smallest input for an image: long side `image_size_px`, both sides multiples of the stride."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -72,14 +71,11 @@ def save_weights(path: Path, state_dict: dict[str, Tensor], info: ModelInfo, ext
     write_json_atomic(path.with_suffix(".json"), {**info.to_dict(), "sha256": sha256_of_file(path), "extra": extra})
 
 
-def load_model(
-    path: Path, *, device: str | torch.device = "cpu", end2end: bool | None = None
-) -> tuple[PoseModel, ModelInfo]:
+def load_model(path: Path, *, end2end: bool | None = None) -> tuple[PoseModel, ModelInfo]:
     """Loads a model in evaluation mode, in float32.
 
     Args:
         path: Our `.safetensors` with its sidecar, or a published `.pt`, of which nothing is executed.
-        device: Where the weights go.
         end2end: Of a model with two heads, whether to use the one without NMS; None: as the file says. Without effect
             on the other families.
 
@@ -97,7 +93,7 @@ def load_model(
     if end2end is not None and model.head.form.one_to_one:
         info = replace(info, end2end=end2end)
     model.head.use(end2end=info.end2end)
-    return model.to(device).eval(), info
+    return model.eval(), info
 
 
 def transfer_weights(model: PoseModel, path: Path) -> TransferReport:

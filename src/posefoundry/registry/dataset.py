@@ -43,7 +43,7 @@ class DvcSource(DatasetSource):
         return cls(source_dict["path"], source_dict["dvc_hash"], source_dict["git_commit"])
 
 
-def dvc_dataset(name: str, path: str, dvc_hash: str | None, git_commit: str | None) -> MetaDataset:
-    """Builds the dataset; without a DVC hash MLflow digests the description instead."""
+def dvc_dataset(path: str, dvc_hash: str | None, git_commit: str | None) -> MetaDataset:
+    """Builds the dataset, named by its path; without a DVC hash MLflow digests the description instead."""
     digest = dvc_hash[:MAX_DIGEST_LENGTH] if dvc_hash else None
-    return MetaDataset(DvcSource(path, dvc_hash, git_commit), name=name, digest=digest)
+    return MetaDataset(DvcSource(path, dvc_hash, git_commit), name=path, digest=digest)

@@ -24,12 +24,12 @@ class GitState:
     dirty: bool
 
 
-def git_commit(root: Path | None = None) -> GitState:
+def git_commit() -> GitState:
     """Returns the commit of the project; outside git, or without it, `GitState(None, False)`.
 
     dvc.lock does not count as a difference: the pipeline itself rewrites it while it runs.
     """
-    root = root or project_root()
+    root = project_root()
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return GitState(None, False)
@@ -37,9 +37,9 @@ def git_commit(root: Path | None = None) -> GitState:
     return GitState(commit, bool(changes))
 
 
-def dvc_hashes(root: Path | None = None) -> dict[str, str]:
+def dvc_hashes() -> dict[str, str]:
     """Returns the hash of every output in dvc.lock by its path, such as `{"data/raw": "0f3c….dir"}`; {} without one."""
-    lock = (root or project_root()) / "dvc.lock"
+    lock = project_root() / "dvc.lock"
     try:
         content = yaml.safe_load(lock.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -49,9 +49,9 @@ def dvc_hashes(root: Path | None = None) -> dict[str, str]:
     return {output["path"]: output["md5"] for output in outputs if "path" in output and "md5" in output}
 
 
-def lineage_tags(root: Path | None = None) -> dict[str, str]:
+def lineage_tags() -> dict[str, str]:
     """Returns what a run or a version says of its origin, as MLflow tags: git.commit, git.dirty, dvc.data/raw..."""
-    git, hashes = git_commit(root), dvc_hashes(root)
+    git, hashes = git_commit(), dvc_hashes()
     tags = {f"dvc.{folder}": hashes[folder] for folder in DATA_FOLDERS if folder in hashes}
     if git.commit:
         tags |= {"git.commit": git.commit, "git.dirty": str(git.dirty).lower()}

@@ -41,6 +41,7 @@ UNSENT = "mlflow_unsent.json"
 # How long each part of a requested stop waits: it has processes.GRACE_S in all, and the next process sends the rest.
 STOPPING_S = 3.0
 
+STAGE = "train"  # the stage that opens the run
 RESTORED_FROM = "restored_from"
 PROCESS = "process"
 
@@ -54,12 +55,11 @@ class TrainingRun:
     """
 
     def __init__(
-        self, run_id: str, experiment: str, name: str, stage: str, journal: Path | None = None, all_again: bool = False
+        self, run_id: str, experiment: str, name: str, journal: Path | None = None, all_again: bool = False
     ) -> None:
         self.run_id = run_id
         self.experiment = experiment
         self.name = name
-        self.stage = stage
         self._connection: Any = None
         self._run_file: Path | None = None
         self._metrics = MetricSender(lambda points: _send(self._client, run_id, points), journal, all_again)
@@ -75,7 +75,7 @@ class TrainingRun:
     @store.faults_explained
     def start(
         cls, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None,
-        *, stage: str = "train", kept_in: Path | None = None,
+        *, kept_in: Path | None = None,
     ) -> Self:  # fmt: skip
         """Opens a run with its parameters, its origin (git commit, DVC hashes) and facts of the machine.
 
@@ -84,7 +84,6 @@ class TrainingRun:
             name: The run's name for people.
             params: Parameters, nested as they like; keys become `train.loss.box`.
             tags: More tags.
-            stage: The stage that opens the run.
             kept_in: A folder that outlives this process, and remembers the run and its metrics: where it holds a run
                 that was cut short, that one goes on, also while the store cannot be reached.
 
@@ -95,14 +94,14 @@ class TrainingRun:
         journal = kept_in / JOURNAL if kept_in else None
         known = _run_to_go_on_with(memory) if memory else None
         if known and _is_active(known):
-            opened = cls(known, experiment, name, stage, journal)
+            opened = cls(known, experiment, name, journal)
             opened._attempt("that the run goes on", opened._go_on)
             return opened
         client, experiment_id = store.client(), store.experiment_id(experiment)
         _close_orphans(client, experiment_id)
-        all_tags = {**lineage_tags(), **system_tags(), "stage": stage, PROCESS: _this_process(), **(tags or {})}
+        all_tags = {**lineage_tags(), **system_tags(), "stage": STAGE, PROCESS: _this_process(), **(tags or {})}
         run = client.create_run(experiment_id, run_name=name, tags=_within_limits(all_tags))
-        opened = cls(run.info.run_id, experiment, name, stage, journal, all_again=True)
+        opened = cls(run.info.run_id, experiment, name, journal, all_again=True)
         _log_params(client, opened.run_id, params)
         if memory:
             opened.write_run_file(memory)
@@ -139,7 +138,7 @@ class TrainingRun:
             print(f"MLflow: the run's end ({status}) could not be recorded: no answer.", file=sys.stderr)
 
     def _tag_done(self) -> None:
-        _tag_stage_done(self._client, self.run_id, self.stage)
+        _tag_stage_done(self._client, self.run_id, STAGE)
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int) -> None:
         """Records metrics of one step in one request; None, a metric that does not exist here, is left out."""
@@ -172,14 +171,8 @@ class TrainingRun:
         """
         self._soon(str(path), lambda: _log_artifact(self._client, self.run_id, path, folder))
 
-    def log_dataset(self, path: Path, *, name: str | None = None, context: str = "training") -> None:
-        """Records a data folder as an input of this run; its digest is the hash DVC knows it by.
-
-        Args:
-            path: The folder, as dvc.yaml states it (data/yolo).
-            name: The dataset's name; by default the path.
-            context: What it served for: training, validation, test.
-        """
+    def log_dataset(self, path: Path) -> None:
+        """Records a data folder, by its path in dvc.yaml, as what was learnt from; its digest is the hash DVC knows."""
 
         def log() -> None:
             from mlflow.entities import DatasetInput, InputTag
@@ -187,15 +180,11 @@ class TrainingRun:
             from posefoundry.registry.dataset import dvc_dataset
 
             key = path.as_posix()
-            dataset = dvc_dataset(name or key, key, dvc_hashes().get(key), git_commit().commit)
-            tag = InputTag("mlflow.data.context", context)
+            dataset = dvc_dataset(key, dvc_hashes().get(key), git_commit().commit)
+            tag = InputTag("mlflow.data.context", "training")
             self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 
         self._soon(f"the dataset {path}", log)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Adds tags to the run."""
-        self._attempt("tags", lambda: _log_tags(self._client, self.run_id, tags))
 
     def write_run_file(self, path: Path) -> None:
         """Writes where this run is, for the stages that add to it."""

@@ -2,14 +2,11 @@
 
 import csv
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
-
-Row = Mapping[str, Any]
 
 
 class Folder:
