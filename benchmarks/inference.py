@@ -7,7 +7,6 @@ onnxruntime image by image and suppresses by cv2.dnn; the Predictor pads as litt
 to compute on photographs and may find a person more or less. All ways run in turn; the fastest round of each counts.
 """
 
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from posefoundry.datasets.yolo import image_files
 from posefoundry.export.onnx import export_onnx
 from posefoundry.inference.backends import OnnxBackend, TorchBackend
 from posefoundry.inference.predictor import Predictor
-from posefoundry.machine import cpu_name
+from posefoundry.machine import cpu_name, usable_cores
 from posefoundry.models import ModelInfo, PoseModel, build_model, load_model
 from posefoundry.skeleton import COCO_PERSON
 
@@ -35,7 +34,7 @@ CONFIDENCE, NMS_IOU = 0.25, 0.7
 
 def main() -> None:
     options = read_options({"weights": "", "images": "", "imgsz": "640", "threads": "0", "rounds": "3"})
-    imgsz, threads = int(options["imgsz"]), int(options["threads"]) or len(os.sched_getaffinity(0))
+    imgsz, threads = int(options["imgsz"]), int(options["threads"]) or usable_cores()
     cv2.setNumThreads(threads)
     model, info = load_model(Path(options["weights"])) if options["weights"] else random_model(imgsz)
     with tempfile.TemporaryDirectory() as folder:

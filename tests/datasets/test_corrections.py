@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from folders import fingerprint
 
 from posefoundry.config import Convert, Ingest, SyntheticSource
 from posefoundry.datasets.coco import load_coco_keypoints
@@ -14,10 +15,6 @@ from posefoundry.skeleton import COCO_PERSON_CATEGORY
 from posefoundry.stages import convert, ingest
 
 SMALL = SyntheticSource(image_size_px=96, train_images=5, val_images=2, test_images=4, max_persons=2)
-
-
-def fingerprint(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Round:

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from folders import fingerprint
 
 from posefoundry.config import CocoSource, Convert, Ingest, SyntheticSource, Validate
 from posefoundry.datasets import sources
@@ -77,10 +78,6 @@ class Source:
 @pytest.fixture
 def source(tmp_path):
     return Source(tmp_path / "source")
-
-
-def fingerprint(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def set_aside_of(raw):

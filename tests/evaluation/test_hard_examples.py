@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from folders import fingerprint
 
 from posefoundry import cli
 from posefoundry.config import Convert, Ingest, SyntheticSource
@@ -171,10 +172,6 @@ def run(monkeypatch, capsys):
         return ended.value.code or 0, told.out, told.err
 
     return act
-
-
-def fingerprint(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_out_corrected_and_back(project, run):

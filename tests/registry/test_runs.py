@@ -175,7 +175,7 @@ def test_a_training_goes_on_while_the_store_is_away(project, monkeypatch, capsys
 
 def test_nothing_waits_for_a_server_that_accepts_and_never_answers(project, monkeypatch):
     with silent_server(monkeypatch):
-        run = TrainingRun("0123456789abcdef", "people", "a run", "train")
+        run = TrainingRun("0123456789abcdef", "people", "a run")
         assert run._client
         began = time.monotonic()
         run.log_dataset(project / "data")
@@ -191,7 +191,7 @@ def test_a_requested_stop_waits_little_for_a_server_that_never_answers(project, 
     monkeypatch.setattr(runs, "STOPPING_S", 0.2)
     journal = project / "journal.jsonl"
     with silent_server(monkeypatch):
-        run = TrainingRun("0123456789abcdef", "people", "a run", "train", journal)
+        run = TrainingRun("0123456789abcdef", "people", "a run", journal)
         assert run._client
         began = time.monotonic()
         with pytest.raises(StoppedError), run:

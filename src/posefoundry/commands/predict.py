@@ -9,6 +9,7 @@ from posefoundry.api.predicting import predict
 from posefoundry.api.yolo import YOLO
 from posefoundry.commands.model_choice import named_or_current
 from posefoundry.errors import PosefoundryError
+from posefoundry.evaluation.wording import counted
 
 DEFAULT_FOLDER = Path("predictions")
 
@@ -43,7 +44,7 @@ def predict_and_draw(source: Any, model: str | None, arguments: dict[str, Any], 
             n_images, n_persons, folder = n_images + 1, n_persons + len(results), results.save_dir
     drawn = f", drawn in {folder}/" if folder and settings.save else ""
     failed = f"; {len(faults)} failed" if faults else ""
-    print(f"{_count(n_persons, 'person')} in {_count(n_images, 'image')}{drawn}{failed}")
+    print(f"{counted(n_persons, 'person')} in {counted(n_images, 'image')}{drawn}{failed}")
     return len(faults)
 
 
@@ -54,7 +55,3 @@ def _refuse_folder_of_originals(source: Any, settings: PredictArguments) -> None
     out = settings.project / settings.name
     if settings.exist_ok and out.resolve() == (path if path.is_dir() else path.parent).resolve():
         raise PosefoundryError(f"Expected another folder for the drawn images than {out}, which holds the originals.")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -26,6 +26,7 @@ from posefoundry.datasets.image_files import read_whole_image
 from posefoundry.datasets.synthetic import SPLITS, DrawnImage, draw_image
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import sha256_of_file
+from posefoundry.machine import usable_cores
 from posefoundry.skeleton import COCO_PERSON_CATEGORY
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
@@ -61,7 +62,7 @@ def draw_synthetic(
     """
     counts = {"train": settings.train_images, "val": settings.val_images, "test": settings.test_images}
     splits = {}
-    with _drawing_pool(processes or _usable_cores(), on_worker_start) as draw_all:
+    with _drawing_pool(processes or usable_cores(), on_worker_start) as draw_all:
         for split in SPLITS:
             draw = partial(draw_image, seed, split, size_px=settings.image_size_px, max_persons=settings.max_persons)
             images, annotations = [], []
@@ -96,10 +97,6 @@ def _start_worker(on_worker_start: Callable[[], None] | None) -> None:
     parent = multiprocessing.parent_process()
     if parent and os.getppid() != parent.pid:  # it was killed while this process started: nobody wants the work
         os._exit(1)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def copy_coco(settings: CocoSource, *, seed: int, folder: Path, progress: Progress) -> Ingested:

@@ -14,7 +14,6 @@ image was drawn: a matrix product. The detections are cut into blocks for it.
 - What comes after the last right detection can't raise average precision and is left out.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from posefoundry.evaluation.fast_oks import (
     average_precision,
     mean_over_thresholds,
 )
+from posefoundry.machine import usable_cores
 
 MAX_BLOCKS = 256
 CHUNK = 500  # resamples at a time, so that a chunk's counts stay near the processor; results don't depend on threads
@@ -105,8 +105,7 @@ def resample_differences(
         by_precision = {dtype: weights.astype(dtype) for dtype in (np.float32, np.float64)}
         return {name: _mean_ap(pair[0], by_precision) - _mean_ap(pair[1], by_precision) for name, pair in plans.items()}
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers or cores) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         chunks = list(pool.map(chunk, range(len(starts)))) if n_images else []
     return {
         name: Resampled(

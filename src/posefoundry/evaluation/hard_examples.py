@@ -13,6 +13,7 @@ from posefoundry.evaluation.fast_oks import MAX_POSES_PER_IMAGE
 from posefoundry.evaluation.ground_truth import PIPELINE_AREA_RULE, read_detections
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE, Match, match_persons
 from posefoundry.evaluation.oks import OksEvaluator
+from posefoundry.evaluation.wording import counted
 
 # An image beyond these is fine in that respect, however few are worse.
 GOOD_OKS = 0.75
@@ -134,7 +135,7 @@ def _worst_oks(matches: list[Match]) -> dict[int, Reason]:
         mean = float(np.mean(values))
         if mean < GOOD_OKS:
             lost = f", {missed[image_id]} of them missed" if missed[image_id] else ""
-            sentence = f"Low OKS: {mean:.2f} on average over {_count(len(values), 'person')}{lost}."
+            sentence = f"Low OKS: {mean:.2f} on average over {counted(len(values), 'person')}{lost}."
             reasons[image_id] = Reason(kind="worst_oks", hardness=1 - mean, sentence=sentence)
     return reasons
 
@@ -146,7 +147,7 @@ def _unannotated(truth: CocoKeypoints, seen: ByImage) -> dict[int, Reason]:
         sure = [entry for entry in seen.get(image_id, []) if entry["score"] >= SURE_CONFIDENCE]
         scores = [entry["score"] for entry in sure if not _is_annotated(entry["bbox"], annotations)]
         if scores:
-            sentence = f"Found but not annotated: {_count(len(scores), 'person')}, score up to {max(scores):.2f}."
+            sentence = f"Found but not annotated: {counted(len(scores), 'person')}, score up to {max(scores):.2f}."
             reasons[image_id] = Reason(kind="unannotated_person", hardness=float(sum(scores)), sentence=sentence)
     return reasons
 
@@ -169,7 +170,7 @@ def _low_confidence(detections: Detections, seen: ByImage) -> dict[int, Reason]:
     for image_id, highest in best.items():
         scores = [entry["score"] for entry in seen.get(image_id, [])]
         if scores and (mean := float(np.mean(scores))) < SURE_CONFIDENCE:
-            sentence = f"Low confidence: {_count(len(scores), 'person')} found with a mean score of {mean:.2f}."
+            sentence = f"Low confidence: {counted(len(scores), 'person')} found with a mean score of {mean:.2f}."
             reasons[image_id] = Reason(kind="low_confidence", hardness=1 - mean, sentence=sentence)
         elif not scores and highest >= SEEN_CONFIDENCE / 2:
             sentence = f"Low confidence: nobody found, but a person all but found, with a score of {highest:.2f}."
@@ -188,8 +189,8 @@ def _disagreement(candidate: ByImage, production: ByImage, sigmas: np.ndarray) -
         alone = len(ours) + len(theirs) - 2 * len(similar)
         agreement = sum(similar) / (len(similar) + alone)
         if agreement < GOOD_OKS:
-            parts = [f"{_count(len(similar), 'person')} alike by OKS {np.mean(similar):.2f}"] if similar else []
-            parts += [f"{_count(alone, 'person')} seen by one of the two models only"] if alone else []
+            parts = [f"{counted(len(similar), 'person')} alike by OKS {np.mean(similar):.2f}"] if similar else []
+            parts += [f"{counted(alone, 'person')} seen by one of the two models only"] if alone else []
             sentence = f"Disagreement with production: {', '.join(parts)}."
             reasons[image_id] = Reason(kind="disagreement", hardness=1 - agreement, sentence=sentence)
     return reasons
@@ -220,7 +221,3 @@ def _pair_up(oks: np.ndarray) -> list[float]:
             rows.add(row)
             columns.add(column)
     return pairs
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

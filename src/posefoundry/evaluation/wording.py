@@ -78,3 +78,8 @@ def digits_of(one: float, other: float) -> int:
 def interval_in_words(interval: tuple[float, float], confidence: float) -> str:
     """Returns an interval as it is shown in sentences: `95 % interval -0.030 to +0.004`."""
     return f"{100 * confidence:g} % interval {interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns `1 person`, `2 persons`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

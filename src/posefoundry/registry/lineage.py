@@ -1,6 +1,5 @@
 """Which code, data and machine: the git commit, the hashes that DVC wrote into dvc.lock, facts of the system."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from posefoundry.machine import cpu_name
+from posefoundry.machine import cpu_name, usable_cores
 from posefoundry.registry.store import project_root
 
 DATA_FOLDERS = ("data/raw", "data/yolo")
@@ -64,7 +63,7 @@ def system_tags() -> dict[str, str]:
         "system.platform": platform.platform(),
         "system.python": platform.python_version(),
         "system.cpu": cpu_name(),
-        "system.cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "system.cores": str(usable_cores()),
     }
     for package in ("posefoundry", "torch"):
         try:

@@ -22,7 +22,7 @@ from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.latency import STAGES, Latency, measure_latency
 from posefoundry.inference.letterbox import input_size_hw
 from posefoundry.inference.predictor import Predictor
-from posefoundry.machine import cpu_name
+from posefoundry.machine import cpu_name, usable_cores
 from posefoundry.models import ModelInfo, load_model
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.loop import uses_bf16
@@ -36,7 +36,7 @@ Report = dict[str, Any]
 
 def run(settings: Benchmark, *, raw: Path, weights: Path, artifacts: Path, report: Path, table: Path) -> None:
     """Measure each artifact's latency beside PyTorch on test images: pre-processing, inference, post-processing."""
-    threads = settings.threads or _usable_cores()
+    threads = settings.threads or usable_cores()
     cv2.setNumThreads(threads)  # pre-processing gets no more than the runtimes
     predictors, skipped = _open_runtimes(weights, artifacts, threads)
     info = predictors[REFERENCE].backend.info
@@ -170,10 +170,6 @@ def _print(content: Report, rows: list[Report]) -> None:
         console.print(f"on {device}")
     for skipped in content["skipped"]:
         console.print(f"{skipped['artifact']}: skipped, {skipped['reason']}")
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.evaluation.comparison import CHANGED_IMAGES, LEAST_CHANGE
 from posefoundry.evaluation.html.pictures import by_image, load_photos, person
 from posefoundry.evaluation.html.rendering import measure, write_page
-from posefoundry.evaluation.html.sources import Folder, number
+from posefoundry.evaluation.html.sources import Folder, number, table_in
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
 from posefoundry.evaluation.wording import ERROR_TYPES
 
@@ -67,14 +67,14 @@ def write_decision_page(
         **_rules(_rows(decision, "rules"), must_prove=mode == "demand_non_inferiority"),
         forest=_forest(_rows(decision, "differences"), _margin(decision)),
         confidence=f"{confidence * 100:g} %",
-        power=_mapping(decision, "power"),
-        errors=_errors(_mapping(decision, "errors")),
-        errors_sentence=_mapping(decision, "errors").get("sentence"),
+        power=table_in(decision, "power"),
+        errors=_errors(table_in(decision, "errors")),
+        errors_sentence=table_in(decision, "errors").get("sentence"),
         compares="differences" in decision,
-        changed=_changed(_mapping(decision, "changed_images"), truth, candidate, production, images),
+        changed=_changed(table_in(decision, "changed_images"), truth, candidate, production, images),
         least_change=LEAST_CHANGE,
-        numbers=_numbers(_mapping(decision, "candidate"), _mapping(decision, "production")),
-        passports=_mapping(decision, "passports"),
+        numbers=_numbers(table_in(decision, "candidate"), table_in(decision, "production")),
+        passports=table_in(decision, "passports"),
         absent=source.why_absent,
     )
 
@@ -208,7 +208,7 @@ def _numbers(
 
 def _errors(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns by kind of error the AP that both models lose to it; nothing without two models."""
-    ours, theirs = (_mapping(_mapping(errors, whose), "ap_lost") for whose in ("candidate", "production"))
+    ours, theirs = (table_in(table_in(errors, whose), "ap_lost") for whose in ("candidate", "production"))
     rows = []
     for name, explained in ERROR_TYPES.items():
         candidate, production = number(ours.get(name)), number(theirs.get(name))
@@ -258,7 +258,7 @@ def _changed(
                 layer: [person(entry, truth.skeleton, photo.scale) for entry in entries[row["image_id"]]]
                 for layer, entries in layers.items()
             }
-            now, before = (number(_mapping(row, model).get("score")) for model in ("candidate", "production"))
+            now, before = (number(table_in(row, model).get("score")) for model in ("candidate", "production"))
             change = None if now is None or before is None else now - before
             of_image = {"file_name": names[row["image_id"]], "photo": photo, "panels": panels, "change": change}
             cards.append({**row, **of_image})
@@ -269,8 +269,3 @@ def _changed(
 def _rows(content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     value = content.get(key)
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list | tuple) else []
-
-
-def _mapping(content: Mapping[str, Any], key: str) -> dict[str, Any]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.evaluation.html.charts import Axes, Series, histogram, line_chart, reliability_chart
 from posefoundry.evaluation.html.gallery import MEDIUM_PX2, SMALL_PX2, make_gallery
 from posefoundry.evaluation.html.rendering import decimal, percent, words, write_page
-from posefoundry.evaluation.html.sources import Folder, number, whole
+from posefoundry.evaluation.html.sources import Folder, number, table_in, whole
 from posefoundry.evaluation.matching import SEEN_CONFIDENCE
 from posefoundry.evaluation.summary import find
 from posefoundry.evaluation.wording import ERROR_PLURALS, ERROR_TYPES, where
@@ -99,7 +99,7 @@ def _findings(
         share = sum(value >= 0.5 for value in oks) / len(oks)
         found.append(f"{percent(share)} of {len(oks)} persons are found (OKS of .50 or more at a score from .25).")
     judged = [{**row, "oks_ap": number(row.get("oks_ap")), "persons": whole(row.get("persons"))} for row in slices]
-    findings = find(judged, {kind: number(value) for kind, value in _table(errors, "ap_lost").items()})
+    findings = find(judged, {kind: number(value) for kind, value in table_in(errors, "ap_lost").items()})
     if row := findings.weakest_keypoint:
         figures = f"AP {decimal(row['oks_ap'])} on {row['persons']} persons"
         found.append(f"The weakest keypoint is the {words(row.get('value'))}: {figures}.")
@@ -178,7 +178,7 @@ def _keypoint_bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _error_bars(errors: Mapping[str, Any]) -> list[dict[str, Any]]:
-    counts, lost = _table(errors, "counts"), _table(errors, "ap_lost")
+    counts, lost = table_in(errors, "counts"), table_in(errors, "ap_lost")
     names = [*ERROR_TYPES, *sorted({*counts, *lost} - {*ERROR_TYPES})]
     rows: list[dict[str, Any]] = [
         {
@@ -230,8 +230,3 @@ def _calibration(content: Mapping[str, Any]) -> dict[str, Any] | None:
     description = f"How often detections of a score are right. Expected calibration error {decimal(error)}."
     chart = reliability_chart(bins, Axes("score", "share that is right"), description)
     return {"chart": chart, "error": error, "lean": lean}
-
-
-def _table(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = content.get(key)
-    return value if isinstance(value, dict) else {}

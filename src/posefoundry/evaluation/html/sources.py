@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class Folder:
         else:
             self.absent[name] = f"{name} holds nothing to show."
         return empty
+
+
+def table_in(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns an object within another, or an empty one for whatever else stands there."""
+    value = content.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def number(value: Any) -> float | None:
