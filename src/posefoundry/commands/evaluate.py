@@ -87,26 +87,30 @@ def evaluate(words: list[str]) -> None:
     for sentence in warnings:
         print(f"Warning: {sentence}")
     if out:
+        files = {"annotations_sha256": sha256_of_file(annotations), "detections_sha256": sha256_of_file(detections)}
         report = {
             **metrics,
             **counts,
             "errors": errors,
             **({"slices": slices} if slices is not None else {}),
             "warnings": warnings,
-            "passport": {
-                "annotations_sha256": sha256_of_file(annotations),
-                "detections_sha256": sha256_of_file(detections),
-                "area_rule": AREA_RULES[area_rule],
-                "areas_from_box": evaluator.truth.areas_from_box,
-                "sigmas": list(sigmas.values),
-                "pck_reference": settings.pck_reference,
-                "pck_min_score": min_score,
-                "max_poses_per_image": MAX_POSES_PER_IMAGE,
-                "max_boxes_per_image": MAX_BOXES_PER_IMAGE,
-                "versions": passport.software_versions(),
-            },
+            "passport": files | _rules(evaluator, area_rule, settings, min_score),
         }
         _write(out, report)
+
+
+def _rules(evaluator: OksEvaluator, area_rule: AreaRule, settings: Evaluate, min_score: float) -> dict[str, Any]:
+    """Returns what the passport says of how the figures were measured."""
+    return {
+        "area_rule": AREA_RULES[area_rule],
+        "areas_from_box": evaluator.truth.areas_from_box,
+        "sigmas": evaluator.sigmas.tolist(),
+        "pck_reference": settings.pck_reference,
+        "pck_min_score": min_score,
+        "max_poses_per_image": MAX_POSES_PER_IMAGE,
+        "max_boxes_per_image": MAX_BOXES_PER_IMAGE,
+        "versions": passport.software_versions(),
+    }
 
 
 def _area_rule(given: Any) -> AreaRule:

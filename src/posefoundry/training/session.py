@@ -49,6 +49,38 @@ class BestSoFar:
             setattr(self, name, value)
 
 
+class WeightFiles:
+    """The files of the last and the best weights, which a full disk may refuse until the end."""
+
+    def __init__(self, folder: Path, info: ModelInfo, facts: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._info = info
+        self._facts = facts
+        self._unwritten: dict[str, tuple[dict[str, Tensor], int, Metrics]] = {}
+
+    def write(self, name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
+        """Writes weights with their sidecar, or keeps them for `write_what_is_left`."""
+        self._unwritten.pop(name, None)
+        try:
+            self._save(name, weights, epoch, metrics)
+        except OSError as error:  # a full disk may have room again at the end
+            self._unwritten[name] = weights, epoch, metrics
+            print(f"{name} weights of epoch {epoch} not written: {error}. The training goes on.", file=sys.stderr)
+
+    def write_what_is_left(self) -> None:
+        """Writes what could not be written before.
+
+        Raises:
+            OSError: It still cannot be.
+        """
+        for name, kept in self._unwritten.items():
+            self._save(name, *kept)
+
+    def _save(self, name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
+        facts = {"epoch": epoch, "val_metrics": metrics, **self._facts}
+        save_weights(self._folder / f"{name}.safetensors", weights, self._info, facts)
+
+
 def train_model(
     settings: Train,
     *,
@@ -101,28 +133,16 @@ def train_model(
     loader = training_loader(images, settings, group.rank, group.device)
     trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
     best = BestSoFar()
-
-    unwritten: dict[str, tuple[dict[str, Tensor], int, Metrics]] = {}
-
-    def write_weights(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
-        facts = {"epoch": epoch, "val_metrics": metrics, "train": settings.model_dump(mode="json"), **(extra or {})}
-        save_weights(weights_folder / f"{name}.safetensors", weights, info, facts)
-
-    def write_or_keep(name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
-        unwritten.pop(name, None)
-        try:
-            write_weights(name, weights, epoch, metrics)
-        except OSError as error:  # a full disk may have room again at the end
-            unwritten[name] = weights, epoch, metrics
-            print(f"{name} weights of epoch {epoch} not written: {error}. The training goes on.", file=sys.stderr)
+    facts = {"train": settings.model_dump(mode="json"), **(extra or {})}
+    files = WeightFiles(weights_folder, info, facts)
 
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> bool:
-        write_or_keep("last", average.state_dict(), epoch, metrics)
+        files.write("last", average.state_dict(), epoch, metrics)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
             best.epoch, best.value, best.step, best.metrics = epoch, value, trainer.step, metrics
             best.weights = {name: tensor.detach().cpu().clone() for name, tensor in average.state_dict().items()}
-            write_or_keep("best", best.weights, epoch, metrics)
+            files.write("best", best.weights, epoch, metrics)
         return bool(settings.early_stop_epochs) and epoch - best.epoch >= settings.early_stop_epochs
 
     trainer.checkpoints = Checkpoints(
@@ -133,21 +153,10 @@ def train_model(
         facts=lambda: _facts(trainer, best),
         best_step=lambda: best.step,
     )
-    if trainer.checkpoints.restore():
-        if group.is_main:
-            print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
-            if best.weights:
-                write_or_keep("best", best.weights, best.epoch, best.metrics)
-    else:
-        if group.is_main and checkpoints is not None and checkpoints.steps():
-            print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
-        trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
-        if group.is_main:  # to name when going on after an early stop
-            write_or_keep("last", trainer.average.model.state_dict(), 0, {})
+    _begin(trainer, best, files, group)
     _show(trainer.observers, batch_pictures(images, settings.batch_size))
     trainer.train(validator, keep_weights)
-    for name, kept in unwritten.items():
-        write_weights(name, *kept)
+    files.write_what_is_left()
     if group.is_main:
         _show(trainer.observers, validator.pictures(trainer.average.model))
     return best
@@ -169,6 +178,22 @@ def _initial_model(settings: Train, spec: DatasetSpec, group: ProcessGroup) -> P
     for layer in layers[: settings.freeze_layers]:
         layer.requires_grad_(False)
     return model
+
+
+def _begin(trainer: Trainer, best: BestSoFar, files: WeightFiles, group: ProcessGroup) -> None:
+    """Goes on from the last checkpoint that is whole, else keeps one of the start."""
+    if trainer.checkpoints.restore():
+        if group.is_main:
+            print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
+            if best.weights:
+                files.write("best", best.weights, best.epoch, best.metrics)
+        return
+    folder = trainer.checkpoints.folder
+    if group.is_main and folder is not None and folder.steps():
+        print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
+    trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
+    if group.is_main:  # to name when going on after an early stop
+        files.write("last", trainer.average.model.state_dict(), 0, {})
 
 
 def _facts(trainer: Trainer, best: BestSoFar) -> dict[str, Any]:
