@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from posefoundry.config import Evaluate, PckReference, PckThresholds, PositiveFloat, Section, Train
+from posefoundry.config import Evaluate, Fraction, PckReference, PckThresholds, PositiveFloat, Section, Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.params import describe_validation_error
 
 Arguments = TypeVar("Arguments", bound="VerbArguments")
 ImageSize = Annotated[int, Field(ge=1, le=20_000)]
-Threshold = Annotated[float, Field(ge=0, le=1)]
 DeviceName = str | int | list[int] | None
 
 
@@ -176,7 +175,7 @@ class ValArguments(VerbArguments):
     split: Literal["train", "val", "test"] = "val"
     imgsz: ImageSize | None = None
     batch: Annotated[int, Field(ge=1)] = 16
-    conf: Threshold = 0.001
+    conf: Fraction = 0.001
     iou: Annotated[float, Field(gt=0, le=1)] = 0.7
     max_det: Annotated[int, Field(ge=1)] = 300
     half: bool = False
@@ -203,7 +202,7 @@ class PredictArguments(VerbArguments):
     """
 
     imgsz: ImageSize | None = None
-    conf: Threshold = 0.25
+    conf: Fraction = 0.25
     iou: Annotated[float, Field(gt=0, le=1)] = 0.7
     max_det: Annotated[int, Field(ge=1)] = 300
     batch: Annotated[int, Field(ge=1)] = 1

@@ -21,12 +21,12 @@ from posefoundry.datasets.completing import Completer
 from posefoundry.datasets.image_files import read_whole_image
 from posefoundry.datasets.label_studio import is_label_studio, read_export
 from posefoundry.datasets.pairing import mutual_nearest
+from posefoundry.datasets.yolo import IMAGE_SUFFIXES
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, sha256_of_file
 
 # What `posefoundry hard-examples` writes beside the annotations; a round may be that whole folder.
 NOT_CORRECTIONS = frozenset({"ground_truth.json", "reasons.json", "cvat_labels.json"})
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SAME_PERSON_IOU = 0.5
 
 

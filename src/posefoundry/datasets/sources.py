@@ -23,7 +23,8 @@ from posefoundry.datasets.coco import (
     without_images,
 )
 from posefoundry.datasets.image_files import read_whole_image
-from posefoundry.datasets.synthetic import SPLITS, DrawnImage, draw_image
+from posefoundry.datasets.synthetic import DrawnImage, draw_image
+from posefoundry.datasets.yolo import SPLITS
 from posefoundry.errors import PosefoundryError
 from posefoundry.files import sha256_of_file
 from posefoundry.machine import usable_cores

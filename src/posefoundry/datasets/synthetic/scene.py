@@ -10,9 +10,8 @@ from posefoundry.datasets.synthetic.backdrop import add_grain, paint_backdrop, p
 from posefoundry.datasets.synthetic.figure import Figure, sample_figure
 from posefoundry.datasets.synthetic.outfit import sample_outfit
 from posefoundry.datasets.synthetic.painter import LEFT_ANKLE, PaintedPerson, paint_person
+from posefoundry.datasets.yolo import SPLITS
 from posefoundry.skeleton import COCO_PERSON, COCO_PERSON_CATEGORY
-
-SPLITS = ("train", "val", "test")
 
 EMPTY_FRACTION, CROWD_FRACTION, OBSTACLE_FRACTION, TRUNCATED_FRACTION = 0.03, 0.02, 0.25, 0.2
 MEAN_FURTHER_PERSONS = 1.8
