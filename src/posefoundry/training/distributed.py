@@ -40,15 +40,13 @@ class ProcessGroup:
         rank: 0 for the main process.
         n_processes: Of all hosts.
         device: What this process computes on.
-        n_local: Processes on this host.
-        local_rank: This process among them.
+        local_rank: This process among those of this host.
         progress: What this process does, for the stall watch; the group's calls keep it.
     """
 
     rank: int
     n_processes: int
     device: torch.device
-    n_local: int = 1
     local_rank: int = 0
     progress: Progress = field(default_factory=Progress)
 
@@ -134,8 +132,7 @@ def join_process_group(device: str) -> ProcessGroup:
         dist.init_process_group(backend, store=store, rank=rank, world_size=n_processes, timeout=COLLECTIVE_TIMEOUT)
     else:
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return ProcessGroup(rank, n_processes, own_device, n_local, local_rank)
+    return ProcessGroup(rank, n_processes, own_device, local_rank)
 
 
 def open_store(timeout: timedelta) -> Store:
