@@ -17,8 +17,8 @@ from posefoundry.evaluation.intervals import (
 )
 from posefoundry.evaluation.matching import image_scores, partners
 from posefoundry.evaluation.oks import Evaluation, OksEvaluator, average
-from posefoundry.evaluation.rules import MIN_IMAGES, WHOLE
-from posefoundry.evaluation.slices import Slicer
+from posefoundry.evaluation.rules import MIN_IMAGES
+from posefoundry.evaluation.slices import ALL, Slicer
 
 CHANGED_IMAGES = 12  # shown of each, those that got better and those that got worse
 MAX_SHOWN_VALUES = 20  # of a tag that is shown unasked
@@ -37,7 +37,7 @@ def named_slices(slicer: Slicer, settings: Gate, tags: Mapping[str, Sequence[str
         PosefoundryError: There is no such slice in this data.
     """
     few = [tag for tag, values in tags.items() if 0 < len(set(values) - {None}) <= MAX_SHOWN_VALUES]
-    names = [WHOLE, *settings.shown_slices, *few]
+    names = [ALL, *settings.shown_slices, *few]
     for rule in settings.rules:
         if isinstance(rule, Floor | Improvement):
             names.append(rule.slice)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from posefoundry.evaluation.rules import WHOLE, Outcome
+from posefoundry.evaluation.rules import Outcome
+from posefoundry.evaluation.slices import ALL
 from posefoundry.evaluation.wording import ERROR_PLURALS
 
 LEAST_RISE = 0.005  # of the AP lost to a kind of error; less is told of no candidate
@@ -41,6 +42,6 @@ def error_changes(
 
 
 def _is_worse(rules: Sequence[Outcome], differences: Sequence[Mapping[str, Any]]) -> bool:
-    if any(row["proven"] == "worse" or (row["slice"] == WHOLE and row["difference"] < 0) for row in differences):
+    if any(row["proven"] == "worse" or (row["slice"] == ALL and row["difference"] < 0) for row in differences):
         return True
     return any(not rule.passed and rule.difference is not None and rule.difference < 0 for rule in rules)

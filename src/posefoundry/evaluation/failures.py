@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from posefoundry.evaluation.rules import TOLERANCE, WHOLE, Outcome
+from posefoundry.evaluation.rules import TOLERANCE, Outcome
+from posefoundry.evaluation.slices import ALL
 from posefoundry.evaluation.wording import digits_of, title, where
 
 MAX_NAMED = 5  # rules in a list, of which one reads no more
@@ -70,7 +71,7 @@ def cause(outcomes: Sequence[Outcome], *, version: str | None = None, must_prove
 
 def _loss(outcome: Outcome, version: str | None, *, must_prove: bool) -> str:
     change, margin = outcome.difference or 0.0, outcome.margin or 0.0
-    whom = "over all persons" if outcome.slice in (None, WHOLE) else where(outcome.slice).strip()
+    whom = "over all persons" if outcome.slice in (None, ALL) else where(outcome.slice).strip()
     metric = f"AP{str(outcome.metric).removeprefix('oks_ap')}"
     if abs(change) <= TOLERANCE:
         compared = f"equal to version {version}"

@@ -19,13 +19,13 @@ from posefoundry.evaluation.intervals import confidence_interval
 from posefoundry.evaluation.power import Asked, Power, power_of, visible_drop
 from posefoundry.evaluation.rules import (
     TOLERANCE,
-    WHOLE,
     Evidence,
     Outcome,
     apply_rules,
     floor,
     number,
 )
+from posefoundry.evaluation.slices import ALL
 from posefoundry.evaluation.wording import digits_of, interval_in_words, title
 
 
@@ -80,7 +80,7 @@ def _against_production(settings: Gate, evidence: Evidence) -> str:
     compares = any(isinstance(rule, NoRegression | Improvement) for rule in settings.rules)
     if compares and evidence.production and evidence.production.obstacle:
         return f"{of_candidate}; it could not be compared, which gate.incomparable_production waives."
-    resampled = evidence.production.resampled.get(WHOLE) if evidence.production else None
+    resampled = evidence.production.resampled.get(ALL) if evidence.production else None
     if resampled is None or not resampled.persons:
         return f"{of_candidate}."
     difference = resampled.of("oks_ap")
@@ -104,13 +104,13 @@ def power_of_gate(settings: Gate, evidence: Evidence, decision: Decision, images
         images: How many test images there are.
     """
     tested = [rule for rule in decision.rules if rule.visible_drop is not None]
-    asked = [Asked(rule.slice or WHOLE, rule.metric or "", rule.visible_drop or 0.0, rule.margin) for rule in tested]
+    asked = [Asked(rule.slice or ALL, rule.metric or "", rule.visible_drop or 0.0, rule.margin) for rule in tested]
     demand = settings.mode == "demand_non_inferiority"
-    whole = [entry for entry in asked if entry.slice_name == WHOLE]
-    if not whole and evidence.production and WHOLE in evidence.production.resampled:
-        resampled = evidence.production.resampled[WHOLE]
+    whole = [entry for entry in asked if entry.slice_name == ALL]
+    if not whole and evidence.production and ALL in evidence.production.resampled:
+        resampled = evidence.production.resampled[ALL]
         drop = visible_drop(resampled.of("oks_ap").resampled, resampled.images, settings.confidence)
-        whole = [] if drop is None else [Asked(WHOLE, "oks_ap", drop, None)]
+        whole = [] if drop is None else [Asked(ALL, "oks_ap", drop, None)]
     if not whole:
         return None
     return power_of(
@@ -119,7 +119,7 @@ def power_of_gate(settings: Gate, evidence: Evidence, decision: Decision, images
         confidence=settings.confidence,
         tests=max(1, sum(rule.p_value_holm is not None for rule in decision.rules)),
         must_prove=demand,
-        of_slices=[entry for entry in asked if entry.slice_name != WHOLE],
+        of_slices=[entry for entry in asked if entry.slice_name != ALL],
     )
 
 

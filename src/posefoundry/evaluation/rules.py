@@ -29,8 +29,6 @@ TOLERANCE = 1e-9
 # interval still holds the truth in 93 to 97 % of the simulated sets of tests/evaluation/test_bootstrap.py.
 MIN_IMAGES = 20
 
-WHOLE = ALL  # the slice of everybody
-
 Test = Callable[[np.ndarray, float, int], float]
 
 
@@ -142,7 +140,7 @@ def apply_rules(settings: Gate, evidence: Evidence) -> list[Outcome]:
 def _floors(rule: Floor, evidence: Evidence) -> list[Outcome]:
     outcomes = []
     for name in evidence.slices_of(rule.slice):
-        metrics = evidence.metrics if name == WHOLE else evidence.slices.get(name, {})
+        metrics = evidence.metrics if name == ALL else evidence.slices.get(name, {})
         if name == rule.slice or metrics.get(rule.metric, 0.0) is not None:  # else of a group, and nobody is here
             outcomes.append(floor(rule.metric, rule.at_least, metrics, "the candidate", slice_name=name))
     return outcomes
@@ -380,4 +378,4 @@ def _p(value: float) -> str:
 
 def _in(slice_name: str | None) -> str:
     """Returns a slice as it follows a metric in a rule's name, where it is called as in the settings."""
-    return "" if slice_name in (None, WHOLE) else f" in {slice_name}"
+    return "" if slice_name in (None, ALL) else f" in {slice_name}"

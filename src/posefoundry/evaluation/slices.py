@@ -29,7 +29,7 @@ from posefoundry.evaluation.fast_oks import THRESHOLDS, Candidates, KeypointSimi
 from posefoundry.evaluation.greedy import Task, match
 from posefoundry.evaluation.ground_truth import Detections, GroundTruth
 
-ALL = "all"
+ALL = "all"  # the slice of everybody
 # pycocotools: Params.areaRng; both ends belong to the range.
 WHOLE_RANGE = (0.0, 1e5**2)
 AREA_RANGES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e5**2)}

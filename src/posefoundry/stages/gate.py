@@ -21,7 +21,8 @@ from posefoundry.evaluation.oks import Evaluation, OksEvaluator
 from posefoundry.evaluation.passport import first_difference
 from posefoundry.evaluation.power import Power
 from posefoundry.evaluation.progress import progress_bar
-from posefoundry.evaluation.rules import WHOLE, Evidence, Production
+from posefoundry.evaluation.rules import Evidence, Production
+from posefoundry.evaluation.slices import ALL
 from posefoundry.files import atomic_directory, read_json, sha256_of_file, write_json_atomic
 from posefoundry.registry import store
 from posefoundry.registry.runs import log_to_run
@@ -70,7 +71,7 @@ def run(
     if production and judged:
         slices = list(dict.fromkeys(name for group in names.values() for name in group))
         production = replace(production, resampled=compare(candidate.evaluation, judged.evaluation, settings, slices))
-    floors = [n for r in settings.rules if isinstance(r, Floor) and r.slice != WHOLE for n in names[r.slice]]
+    floors = [n for r in settings.rules if isinstance(r, Floor) and r.slice != ALL for n in names[r.slice]]
     evidence = Evidence(
         metrics=candidate.metrics,
         slices=slice_metrics(candidate.evaluation, floors),
@@ -195,7 +196,7 @@ def _errors(
 def _log(run: Path, report: Path, document: dict[str, Any]) -> None:
     """Adds the decision to the training run."""
     metrics: dict[str, float | None] = {"gate_passed": float(document["passed"])}
-    if overall := next((row for row in document["differences"] if row["slice"] == WHOLE), None):
+    if overall := next((row for row in document["differences"] if row["slice"] == ALL), None):
         low, high = overall["interval"] or (None, None)
         metrics |= {
             "gate_oks_ap_difference": overall["difference"],
