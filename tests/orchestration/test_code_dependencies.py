@@ -1,15 +1,11 @@
 """dvc.yaml names the code that decides a stage's result: what the stage imports, but for what only tells of it."""
 
-import ast
-from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from imports import PACKAGE, imported_by, is_part_of
 
-import posefoundry
-
-PACKAGE = Path(posefoundry.__file__).parent
 STAGES = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
 # What these import in turn is not looked at: a stage has no use for more of them than is said here.
 WITHOUT_INFLUENCE = {
@@ -89,34 +85,3 @@ def code_used_by(stage: str, *, without: set[str]) -> set[str]:
         used |= new
         due = {path for name in new for path in imported_by(names[name])}
     return used
-
-
-def is_part_of(name: str, parts: set[str]) -> bool:
-    return any(name == part or name.startswith(f"{part}/") for part in parts)
-
-
-@cache
-def imported_by(file: Path) -> frozenset[Path]:
-    """Returns the modules of posefoundry that a file imports, in functions as well; not those for its types alone."""
-    found: set[Path | None] = set()
-    due: list[ast.AST] = [ast.parse(file.read_text())]
-    while due:
-        node = due.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            due += node.orelse
-            continue
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: an import that says where from"
-            module = node.module or ""
-            found |= {file_of(f"{module}.{alias.name}") or file_of(module) for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {file_of(alias.name) for alias in node.names}
-        due += ast.iter_child_nodes(node)
-    return frozenset(path for path in found if path)
-
-
-def file_of(module: str) -> Path | None:
-    if module.split(".")[0] != "posefoundry":
-        return None
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)

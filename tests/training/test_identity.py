@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from imports import PACKAGE, imported_by, is_part_of
 
-import posefoundry
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.training import identity
 from posefoundry.training.distributed import ProcessGroup
 
-PACKAGE = Path(posefoundry.__file__).parent
 REPOSITORY = Path(__file__).parents[2]
 # What reads parameters or tags, tells of faults, refuses broken images, ends processes or names the machine.
 WITHOUT_INFLUENCE = {
@@ -27,28 +26,13 @@ WITHOUT_INFLUENCE = {
 }
 
 
-def file_of(module: str) -> Path | None:
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-
-
-def imported_by(file: Path) -> set[Path]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("posefoundry."):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("posefoundry.")}
-    return {path for name in names if (path := file_of(name))}
-
-
 def test_all_code_that_a_training_runs_is_known() -> None:
     known, due = set(), {PACKAGE / "training/session.py"}
     while due:
         known |= due
         due = {path for file in due for path in imported_by(file)} - known
     names = {file.relative_to(PACKAGE).as_posix() for file in known if ast.parse(file.read_text()).body[1:]}
-    missing = {name for name in names if not any(name == part or name.startswith(f"{part}/") for part in identity.CODE)}
+    missing = {name for name in names if not is_part_of(name, set(identity.CODE))}
     assert missing == WITHOUT_INFLUENCE
     assert all((PACKAGE / part).exists() for part in identity.CODE)
 
