@@ -234,11 +234,10 @@ def watch_for_stalls(
     thread.start()
     try:
         yield
-    except BaseException:
+    finally:
         done.set()
-        raise
-    done.set()
-    thread.join()
+        # A thread that comes back from the store while Python ends makes the process abort.
+        thread.join(LAST_WORDS_S)
     watch.leave()
 
 
