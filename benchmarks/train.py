@@ -8,11 +8,11 @@ write first: the same model, loss and augmentation in float32, images read from 
 AdamW and moving average one tensor at a time. All ways run in turn in one process; the fastest round of each counts.
 `of ceiling` is what the model's operations, forward and backward, come to a second, as a share of the rate at which the
 device multiplies large matrices in the same precision; convolutions of small models reach only a part of that anywhere.
-Then how many images a second are judged, as the training judges, and what that takes of an epoch that ends with it, and
-the most memory that was taken; `workers` prepare batches beside ours.
+Then how many images a second one core prepares, to hold against what a GPU trains; how many are judged, as the training
+judges, and what that takes of an epoch that ends with it; and the most memory that was taken. `workers` prepare batches
+beside ours.
 """
 
-import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from common import draw_people, print_table, read_options
 from rich.table import Table
@@ -29,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from posefoundry.config import AUTO_WORKERS, Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.machine import cpu_name
+from posefoundry.machine import cpu_name, peak_memory_bytes
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
@@ -50,6 +51,7 @@ OPTIONS = {
     "compile": "0",
 }
 VAL_IMAGES = 32
+LOADER_ROUNDS = 3
 TRAINED_PER_VALIDATED = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Sides of the square matrices that the ceiling is measured with, large enough for the device to be busy.
@@ -111,11 +113,15 @@ def main() -> None:
             if options["compile"] == "1":
                 ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
             measure(ways, rounds)
+            prepared = [loader_speed(Path(folder), settings, mosaics) for mosaics in (0.0, 1.0)]
             validation = validation_speed(Path(folder), settings, group)
             ceiling = Ceiling(ceilings, flop_an_image(Path(folder), settings, group))
         device = torch.cuda.get_device_name() if group.device.type == "cuda" else cpu_name()
         title = f"{settings.model}, {imgsz} px, batch {batch}, {torch.get_num_threads()} threads, {device}"
-        show(ways, n_images=batch * steps, title=title, validation=validation, ceiling=ceiling)
+        show(ways, n_images=batch * steps, title=title, ceiling=ceiling)
+        print("loader: one core prepares {:.0f} images/s, {:.0f} as mosaics".format(*prepared))
+        show_validation(validation, trained=batch * steps / ways[1].seconds)
+        print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
 
 
 def training_settings(model: str, imgsz: int, batch: int, workers: str = "0") -> Train:
@@ -234,6 +240,25 @@ def measure(ways: list[Way], rounds: int) -> None:
         way.shares = {name: watch.seconds[name] / whole for name in SHARES}
 
 
+def loader_speed(folder: Path, settings: Train, mosaic_probability: float) -> float:
+    """Returns images a second that one core takes out of the cache and augments, as a worker does."""
+    augment = Augment(mosaic_probability=mosaic_probability)
+    images = TrainingImages(
+        read_dataset_yaml(folder / "yolo" / "dataset.yaml"), settings.model_copy(update={"augment": augment})
+    )
+    n_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    best = float("inf")
+    for epoch in range(LOADER_ROUNDS + 1):
+        start = time.perf_counter()
+        for number in range(len(images)):
+            images[epoch, number]
+        if epoch:  # the first fills the cache
+            best = min(best, time.perf_counter() - start)
+    cv2.setNumThreads(n_threads)
+    return len(images) / best
+
+
 def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> float:
     """Returns images a second of judging the val split as the training does from the second time on: from its cache."""
     spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
@@ -287,7 +312,7 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def show(ways: list[Way], *, n_images: int, title: str, validation: float, ceiling: Ceiling) -> None:
+def show(ways: list[Way], *, n_images: int, title: str, ceiling: Ceiling) -> None:
     table = Table(title=title)
     for column in ("way", "images/s", "x plain", "of ceiling", *SHARES, "rest"):
         table.add_column(column, no_wrap=True, justify="left" if column == "way" else "right")
@@ -300,19 +325,21 @@ def show(ways: list[Way], *, n_images: int, title: str, validation: float, ceili
     print_table(table)
     rates = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {name}" for name, rate in ceiling.flops_per_s.items())
     print(f"ceiling: matrices are multiplied at {rates}; a step takes {ceiling.flop_an_image / 1e9:.2f} GFLOP an image")
-    images_per_second = n_images / ways[1].seconds
-    share = 1 / (1 + TRAINED_PER_VALIDATED * validation / images_per_second)
+
+
+def show_validation(judged: float, *, trained: float) -> None:
+    """Prints images judged a second, and what they take of an epoch that learns `trained` a second."""
+    share = 1 / (1 + TRAINED_PER_VALIDATED * judged / trained)
     print(
-        f"validation: {validation:.1f} images/s; {share:.0%} of the time of an epoch that ends with one, with "
+        f"validation: {judged:.1f} images/s; {share:.0%} of the time of an epoch that ends with one, with "
         f"{TRAINED_PER_VALIDATED} images learnt for each that is judged"
     )
-    print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
 
 
 def peak_memory_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_memory_bytes() / 2**30
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Signals that ask for an end."""
+"""Signals that ask for an end, and questions that nobody answers."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from posefoundry.processes import stop_on_signals
+from posefoundry.processes import answer_within, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -47,3 +48,17 @@ def test_a_process_is_asked_to_stop_when_its_parent_ends_and_does_not_outlive_it
     assert parent.stdout.readline() == "ready\n"
     parent.kill()
     assert parent.communicate(timeout=30)[0] == "asked to stop\n"  # the pipe ends with the child
+
+
+def test_a_question_is_answered_or_given_up() -> None:
+    assert answer_within(5, lambda: 42) == 42
+    with pytest.raises(RuntimeError, match="gone"):
+        answer_within(5, lambda: throw(RuntimeError("gone")))
+    never = threading.Event()
+    with pytest.raises(TimeoutError):
+        answer_within(0.01, never.wait)
+    never.set()
+
+
+def throw(error: Exception) -> None:
+    raise error

@@ -1,4 +1,4 @@
-"""How processes end together."""
+"""How processes end together, and how they don't wait for ever."""
 
 import ctypes
 import os
@@ -6,12 +6,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 # Seconds that a process may take to save when its parent has ended.
 GRACE_S = 30.0
+
+T = TypeVar("T")
 
 
 def die_with_parent(signal_number: signal.Signals = signal.SIGKILL) -> None:
@@ -69,3 +73,21 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def answer_within(seconds: float, question: Callable[[], T]) -> T:
+    """Asks what may never return, such as a host whose link is down, in a thread that is then left behind.
+
+    Raises:
+        TimeoutError: There is no answer.
+    """
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="question", daemon=True).start()
+    return answer.result(seconds)

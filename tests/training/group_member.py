@@ -4,7 +4,7 @@
 
 Leaves a file `<attempt>_<rank>` with what it knows of itself. `fault` befalls the rank, 1 unless told, before the third
 meeting: `sleep`, `freeze`, `kill` (in the first attempt alone), `kill-always`, `explain` (a fault with its message),
-`lose-host` (the agent is killed, and its processes with it).
+`lose-host` (the agent is killed, and its processes with it), `cut-off` (waits until a file `cut` lies in the folder).
 """
 
 import json
@@ -21,7 +21,7 @@ from posefoundry.processes import die_with_parent
 from posefoundry.training.distributed import join_process_group, watched
 
 
-def suffer(fault: str, attempt: int) -> None:
+def suffer(fault: str, attempt: int, folder: Path) -> None:
     match fault:
         case "sleep":
             time.sleep(600)
@@ -34,6 +34,9 @@ def suffer(fault: str, attempt: int) -> None:
         case "lose-host":
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(600)
+        case "cut-off":
+            while not (folder / "cut").exists():
+                time.sleep(0.05)
         case "explain":
             raise PosefoundryError("the weights are not there.")
 
@@ -50,7 +53,7 @@ def main() -> None:
                 group.progress.reach(f"step {step}: preparing")
                 if group.rank == victim and step == 2:
                     (folder / f"{max(attempts)}_{victim}").touch()
-                    suffer(fault, max(attempts))
+                    suffer(fault, max(attempts), folder)
                 total = group.sum(torch.tensor(float(group.rank + 1)))
         facts = {
             "rank": group.rank,

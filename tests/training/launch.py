@@ -11,6 +11,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.training import launch
 
 launch.JOIN_TIMEOUT_S = 10
+launch.ANSWER_TIMEOUT_S = 4.0
 launch.LAST_WORDS_S = 3.0
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """`batch_size: auto` finds what fits, also where trying runs out of memory."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,20 +11,31 @@ import torch
 from posefoundry.config import AUTO_BATCH, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
+from posefoundry.training import batch_size
 from posefoundry.training.batch_size import (
     SHARE_OF_FREE_MEMORY,
     TRIED,
     largest_that_fits,
     rounded,
-    train_on_noise,
     with_batch_so_far,
     with_batch_that_fits,
 )
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.trial import train_on_noise
 
 ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
 MODEL_BYTES, IMAGE_BYTES = 700, 90
+
+
+class Peers(ProcessGroup):
+    """Processes that all have what this one has."""
+
+    def gather(self, local: list[Any]) -> list[Any]:
+        return local * self.n_processes
+
+    def from_main(self, value: Any) -> Any:
+        return value
 
 
 def memory_of(free_bytes: int, tried: list[int]):
@@ -55,20 +69,46 @@ def test_found_numbers_are_multiples_of_8_where_they_can_be() -> None:
     assert [rounded(n) for n in (1, 5, 8, 15, 70)] == [1, 5, 8, 8, 64]
 
 
-def test_what_is_tried_is_a_real_training_step(people: Path, settings: Train) -> None:
-    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
-    trainer = train_on_noise(2, settings, spec, torch.device("cpu"))
-    assert trainer.step == 2
-    assert trainer.average.updates == 2
-    assert trainer.optimizer.state, "the optimiser's moments take memory too"
+def on_a_cpu_with(free_gib: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretends that so much is free, that an image of a batch takes 1/8 GiB, and the rest 1 GiB."""
+
+    @contextmanager
+    def trial(settings: Train, spec: object) -> Iterator[Callable[[int], int]]:
+        yield lambda n_images: 2**30 + n_images * 2**27
+
+    monkeypatch.setattr(batch_size, "free_memory_bytes", lambda: int(free_gib * 2**30))
+    monkeypatch.setattr(batch_size, "peak_bytes_on_cpu", trial)
 
 
-def test_on_cpus_the_choice_is_documented_and_said(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
-    assert found.batch_size == 16
-    assert "batches of 16 images" in capsys.readouterr().out
-    three = ProcessGroup(rank=1, n_processes=3, device=torch.device("cpu"))
-    assert with_batch_that_fits(Train(batch_size="auto"), three, people / "yolo" / "dataset.yaml").batch_size == 15
+@pytest.mark.parametrize(
+    ("free_gib", "processes", "expected"),
+    [
+        pytest.param(64, 1, 16, id="more are no faster"),
+        pytest.param(64, 3, 15, id="as many for each process"),
+        pytest.param(2 + 3.5, 1, 8, id="11 fit beside the cache, rounded to 8"),
+        pytest.param(2 + 5, 2, 12, id="half for each of two, 11 fit, 6 of 12 each"),
+        pytest.param(2 + 2.2, 1, 4, id="fewer than 8"),
+    ],
+)
+def test_cpus_take_the_usual_batch_or_the_fewer_that_fit(
+    people: Path,
+    free_gib: float,
+    processes: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    on_a_cpu_with(free_gib, monkeypatch)
+    group = Peers(rank=0, n_processes=processes, device=torch.device("cpu"))
+    auto = Train(batch_size="auto", processes=processes)
+    assert with_batch_that_fits(auto, group, people / "yolo" / "dataset.yaml").batch_size == expected
+    assert f"batches of {expected} images fit in 70% of the" in capsys.readouterr().out
+
+
+def test_a_cpu_with_too_little_memory_is_told(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_cpu_with(2 + 1.2, monkeypatch)
+    with pytest.raises(PosefoundryError, match=r"1\.2 GiB, and they do not\. Choose a smaller train\.model"):
+        with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
 
 
 def test_a_number_stays_and_nothing_is_tried() -> None:

@@ -25,9 +25,9 @@ def with_changes(settings: Train, **changes: object) -> Train:
 def test_same_epoch_same_picture_other_epoch_another(people: Path, settings: Train) -> None:
     images = images_of(people, with_changes(settings, augment=Augment()))
     again = images_of(people, with_changes(settings, augment=Augment(), image_cache_gib=0))
-    np.testing.assert_array_equal(images[0, 5].image_rgb_chw, again[0, 5].image_rgb_chw)
+    np.testing.assert_array_equal(images[0, 5].image_rgb, again[0, 5].image_rgb)
     np.testing.assert_array_equal(images[0, 5].keypoints_xyv, again[0, 5].keypoints_xyv)
-    assert not np.array_equal(images[0, 5].image_rgb_chw, images[1, 5].image_rgb_chw)
+    assert not np.array_equal(images[0, 5].image_rgb, images[1, 5].image_rgb)
 
 
 def test_without_augmentation_labels_are_the_file_s(people: Path, settings: Train) -> None:
@@ -52,18 +52,18 @@ def test_all_files_that_a_sample_is_made_of_are_told(people: Path, settings: Tra
         blackened = images_of(people, images.settings)
         for path in paths:
             blackened.cache.put(blackened.paths.index(path), np.zeros((64, 64, 3), np.uint8))
-        return blackened[item].image_rgb_chw
+        return blackened[item].image_rgb
 
-    np.testing.assert_array_equal(with_black(set(images.paths) - set(sources)), whole.image_rgb_chw)
-    assert not np.array_equal(with_black(set(sources[1:])), whole.image_rgb_chw)
+    np.testing.assert_array_equal(with_black(set(images.paths) - set(sources)), whole.image_rgb)
+    assert not np.array_equal(with_black(set(sources[1:])), whole.image_rgb)
 
 
 def test_mosaic_closes_out(people: Path, settings: Train) -> None:
     closing = Augment(**{**settings.augment.model_dump(), "mosaic_probability": 1.0, "mosaic_off_epochs": 1})
     images = images_of(people, with_changes(settings, epochs=2, augment=closing))
     plain = images_of(people, settings)
-    assert not np.array_equal(images[0, 3].image_rgb_chw, plain[0, 3].image_rgb_chw)
-    np.testing.assert_array_equal(images[1, 3].image_rgb_chw, plain[1, 3].image_rgb_chw)
+    assert not np.array_equal(images[0, 3].image_rgb, plain[0, 3].image_rgb)
+    np.testing.assert_array_equal(images[1, 3].image_rgb, plain[1, 3].image_rgb)
 
 
 def test_processes_share_each_batch_of_one_process() -> None:
@@ -114,7 +114,7 @@ def test_each_augmentation_draws_on_numbers_of_its_own(people: Path, settings: T
     plain = images_of(people, usual)
     for name in (name for name in ALL_AT_ONCE if name.endswith("_probability") and not name.startswith("mosaic")):
         images = images_of(people, augmented(usual, **{name: 0.5}))
-        same = [np.array_equal(images[0, n].image_rgb_chw, plain[0, n].image_rgb_chw) for n in range(24)]
+        same = [np.array_equal(images[0, n].image_rgb, plain[0, n].image_rgb) for n in range(24)]
         assert 4 <= sum(same) <= 20, name
 
 
@@ -124,18 +124,18 @@ def test_composing_stops_with_mosaic_and_the_rest_goes_on(people: Path, settings
     plain = images_of(people, settings)
     blurred = images_of(people, augmented(settings, blur_probability=1.0, mosaic_off_epochs=1))
     for n in range(8):
-        assert not np.array_equal(images[0, n].image_rgb_chw, plain[0, n].image_rgb_chw)
-        np.testing.assert_array_equal(images[1, n].image_rgb_chw, plain[1, n].image_rgb_chw)
-        assert not np.array_equal(blurred[1, n].image_rgb_chw, plain[1, n].image_rgb_chw)
+        assert not np.array_equal(images[0, n].image_rgb, plain[0, n].image_rgb)
+        np.testing.assert_array_equal(images[1, n].image_rgb, plain[1, n].image_rgb)
+        assert not np.array_equal(blurred[1, n].image_rgb, plain[1, n].image_rgb)
 
 
 def test_all_augmentations_at_once_give_sound_labels_and_the_same_again(people: Path, settings: Train) -> None:
     images, again = (images_of(people, augmented(settings, **ALL_AT_ONCE)) for _ in range(2))
     for n in range(24):
         sample, same = images[0, n, 96], again[0, n, 96]
-        np.testing.assert_array_equal(sample.image_rgb_chw, same.image_rgb_chw)
+        np.testing.assert_array_equal(sample.image_rgb, same.image_rgb)
         np.testing.assert_array_equal(sample.keypoints_xyv, same.keypoints_xyv)
-        assert sample.image_rgb_chw.shape == (3, 96, 96)
+        assert sample.image_rgb.shape == (96, 96, 3)
         assert len(sample.class_ids) == len(sample.boxes_xyxy) == len(sample.keypoints_xyv)
         x1, y1, x2, y2 = sample.boxes_xyxy.T
         assert (x2 > x1).all() and (y2 > y1).all() and min(x1.min(), y1.min()) >= 0 and max(x2.max(), y2.max()) <= 96
@@ -188,7 +188,7 @@ def test_a_batch_of_another_size_shows_the_same_persons_larger(people: Path, set
     for sampler.epoch in range(3):
         for items, batch in zip(sampler, loader, strict=True):
             size_hw = batch.images.shape[-2:]
-            assert {images[item].image_rgb_chw.shape[-2:] for item in items} == {size_hw}
+            assert {images[item].image_rgb.shape[:2] for item in items} == {size_hw}
             sizes.add(size_hw)
     assert len(sizes) > 1
     assert sizes <= {(32, 32), (64, 64), (96, 96)}

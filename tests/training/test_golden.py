@@ -117,7 +117,7 @@ def test_training_images_look_as_ever(dataset_yaml: Path) -> None:
         images = TrainingImages(spec, Train(image_size_px=SIDE_PX, seed=3, epochs=20, augment=augment))
         for item in ((0, 5), (1, 5), (0, 14), (19, 7)):
             sample = images[item]
-            blocks = sample.image_rgb_chw.reshape(3, SIDE_PX // 8, 8, SIDE_PX // 8, 8).mean((2, 4))
+            blocks = sample.image_rgb.transpose(2, 0, 1).reshape(3, SIDE_PX // 8, 8, SIDE_PX // 8, 8).mean((2, 4))
             computed[f"{name} {item}"] = {
                 "block_means": blocks.round(2).tolist(),
                 "boxes_xyxy": sample.boxes_xyxy.round(3).tolist(),

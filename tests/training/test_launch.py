@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from posefoundry.errors import PosefoundryError
-from posefoundry.training.launch import find_meeting, interface_of, threads_a_process
+from posefoundry.training.launch import threads_a_process
 
 HERE = Path(__file__).parent
 
@@ -71,7 +71,10 @@ def test_a_fault_with_its_message_is_not_tried_again(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "why"),
-    [("sleep", "step 2: preparing; .* the others wait for it"), ("freeze", "its whole process or host stands still")],
+    [
+        ("sleep", "step 2: preparing; .* the others wait for it"),
+        ("freeze", "its whole process or host stands still or is out of reach"),
+    ],
 )
 def test_a_stalled_process_is_named_and_the_job_ends(tmp_path: Path, fault: str, why: str) -> None:
     started = time.monotonic()
@@ -82,23 +85,3 @@ def test_a_stalled_process_is_named_and_the_job_ends(tmp_path: Path, fault: str,
     assert re.search(why, verdict)
     assert time.monotonic() - started < 60  # and not the half hour of a collective
     assert not (tmp_path / "1_1").exists()
-
-
-def test_where_hosts_meet() -> None:
-    assert find_meeting(1, {}).endpoint == "localhost:0"
-    here = find_meeting(2, {"POSEFOUNDRY_RDZV": "127.0.0.1:1234", "MASTER_ADDR": "elsewhere"})
-    assert (here.endpoint, here.is_here, here.own_address) == ("127.0.0.1:1234", True, "127.0.0.1")
-    assert find_meeting(2, {"MASTER_ADDR": "127.0.0.1"}).endpoint == "127.0.0.1:29500"
-    assert find_meeting(2, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "7"}).endpoint == "127.0.0.1:7"
-    with pytest.raises(PosefoundryError, match=r"expected POSEFOUNDRY_RDZV=host:port .* got 'nothing'"):
-        find_meeting(2, {})
-    with pytest.raises(PosefoundryError, match=r"got '127\.0\.0\.1:http'"):
-        find_meeting(2, {"POSEFOUNDRY_RDZV": "127.0.0.1:http"})
-    with pytest.raises(PosefoundryError, match=r"'no-such-host\.invalid' is unknown here"):
-        find_meeting(2, {"POSEFOUNDRY_RDZV": "no-such-host.invalid:1234"})
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its interfaces")
-def test_the_interface_of_an_address() -> None:
-    assert interface_of("127.0.0.1") == "lo"
-    assert interface_of("203.0.113.9") is None

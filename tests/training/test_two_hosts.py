@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ def end(*processes: subprocess.Popen[str]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(processes, told, strict=True)]
 
 
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until, f"{file} has not come"
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_two_hosts_learn_what_two_processes_learn(
     hosts: tuple[str, str], people: Path, tmp_path: Path, learn: Learn, small_job: dict[str, Any]
@@ -112,6 +120,21 @@ def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int)
     assert (lost, status) == (-9, 2), results
     (sentence,) = (line for line in told.splitlines() if line.startswith("launch: "))
     assert re.search(rf"connection to .*{re.escape(ADDRESSES[1 - rank])}.* was lost after the training began", sentence)
+
+
+@pytest.mark.slow
+def test_a_link_that_goes_down_ends_both(hosts: tuple[str, str], tmp_path: Path) -> None:
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "cut-off", "3", "1"]
+    both = [launch(command, settings, tmp_path / host, host) for host in hosts]
+    wait_for(tmp_path / "0_1")
+    ip("-n", hosts[0], "link", "set", "pfa", "down")
+    (tmp_path / "cut").touch()
+    results = end(*both)
+    assert [status for status, _ in results] == [2, 2], results
+    assert "Training stalled: " in results[0][1]
+    assert f"the host of the rendezvous, {ADDRESSES[1]}:{PORT}, was lost after the training began" in results[0][1]
+    assert "Training stalled: " in results[1][1]
 
 
 @pytest.mark.slow

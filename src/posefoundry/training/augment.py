@@ -158,15 +158,10 @@ def shift_colour(scene: Scene, settings: Augment, rng: np.random.Generator) -> S
         return scene
     gain_h, gain_s, gain_v = 1 + rng.uniform(-1, 1, 3) * limits
     levels = np.arange(256)
-    hue, saturation, value = cv2.split(cv2.cvtColor(scene.image_bgr, cv2.COLOR_BGR2HSV))
-    shifted = cv2.merge(
-        [
-            cv2.LUT(hue, (levels * gain_h % 180).astype(np.uint8)),
-            cv2.LUT(saturation, (levels * gain_s).clip(0, 255).astype(np.uint8)),
-            cv2.LUT(value, (levels * gain_v).clip(0, 255).astype(np.uint8)),
-        ]
-    )
-    return replace(scene, image_bgr=cv2.cvtColor(shifted, cv2.COLOR_HSV2BGR))
+    shifted = np.stack([levels * gain_h % 180, (levels * gain_s).clip(0, 255), (levels * gain_v).clip(0, 255)], -1)
+    hsv = cv2.cvtColor(scene.image_bgr, cv2.COLOR_BGR2HSV)
+    cv2.LUT(hsv, shifted[None].astype(np.uint8), dst=hsv)
+    return replace(scene, image_bgr=cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR))
 
 
 def blur(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -238,5 +233,4 @@ def _mirrored(scene: Scene, flip_indices: tuple[int, ...], axis: int) -> Scene:
     boxes[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
     keypoints = scene.keypoints_xyv[:, list(flip_indices)].copy()
     keypoints[..., axis] = np.where(keypoints[..., 2] > 0, side - keypoints[..., axis], 0)
-    image = scene.image_bgr[:, ::-1] if axis == 0 else scene.image_bgr[::-1]
-    return Scene(np.ascontiguousarray(image), scene.class_ids, boxes, keypoints)
+    return Scene(cv2.flip(scene.image_bgr, 1 - axis), scene.class_ids, boxes, keypoints)

@@ -15,7 +15,7 @@ from torch import Tensor
 class Sample:
     """One augmented image and its N persons, in pixels of that image."""
 
-    image_rgb_chw: np.ndarray  # (3, S, S) uint8
+    image_rgb: np.ndarray  # (S, S, 3) uint8
     class_ids: np.ndarray  # (N,) int64
     boxes_xyxy: np.ndarray  # (N, 4) float32
     keypoints_xyv: np.ndarray  # (N, K, 3) float32
@@ -25,7 +25,7 @@ class Sample:
 class Batch:
     """B samples as tensors; rows of persons beyond an image's own are zero and masked out."""
 
-    images: Tensor  # (B, 3, S, S) uint8, RGB
+    images: Tensor  # (B, 3, S, S) uint8, RGB, channels last in memory
     class_ids: Tensor  # (B, M) int64
     boxes_xyxy: Tensor  # (B, M, 4) float32, px
     keypoints_xyv: Tensor  # (B, M, K, 3) float32, px and visibility 0/1/2
@@ -52,7 +52,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
     n_persons = torch.tensor([len(sample.class_ids) for sample in samples])
     return Batch(
-        images=torch.from_numpy(np.stack([sample.image_rgb_chw for sample in samples])),
+        images=torch.from_numpy(np.stack([sample.image_rgb for sample in samples])).permute(0, 3, 1, 2),
         class_ids=pad([sample.class_ids for sample in samples]),
         boxes_xyxy=pad([sample.boxes_xyxy for sample in samples]),
         keypoints_xyv=pad([sample.keypoints_xyv for sample in samples]),

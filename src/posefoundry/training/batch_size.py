@@ -1,27 +1,24 @@
-"""`batch_size: auto`: the largest batch that a GPU's memory holds, found by training on a few small ones."""
+"""`batch_size: auto`: the largest batch that the memory holds, found by training on a few small ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from posefoundry.config import AUTO_BATCH, Train
 from posefoundry.datasets.yolo import DatasetSpec, image_files, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
-from posefoundry.models import build_model
-from posefoundry.training.batch import Batch, Sample, collate
+from posefoundry.machine import free_memory_bytes
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
-from posefoundry.training.loop import Trainer
-from posefoundry.training.losses import build_criterion
+from posefoundry.training.trial import peak_bytes_on_cpu, peak_bytes_on_gpu
 
 # Without a GPU more images at once are no faster; this many are what the published recipes use on small machines.
-CPU_BATCH = 16
+MOST_ON_CPU = 16
 # The rest is for batches more crowded than those tried, for validation, and for what the allocator cannot use.
 SHARE_OF_FREE_MEMORY = 0.7
-PERSONS_AN_IMAGE = 32
 TRIED = (2, 4, 8, 16, 32)
+TRIED_ON_CPU = (2, 4, 8)
 MULTIPLE_OF = 8
 # However much memory there is: an epoch of fewer steps teaches little.
 LEAST_STEPS_AN_EPOCH = 20
@@ -32,7 +29,7 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
 
     Args:
         settings: Section `train`; returned as they are where `batch_size` is a number.
-        group: This process among its peers, each of which tries its own device.
+        group: This process among its peers. Each tries its own GPU; for CPUs the main process tries.
         dataset_yaml: The data set to be learnt.
 
     Raises:
@@ -42,16 +39,17 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
         return settings
     spec = read_dataset_yaml(dataset_yaml)
     if group.device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(group.device)
-        own = largest_that_fits(lambda n: _peak_bytes(n, settings, spec, group.device), free_bytes)
-        most = len(image_files(spec.splits["train"])) // (LEAST_STEPS_AN_EPOCH * group.n_processes)
-        batch_size = group.n_processes * rounded(min([*group.gather([own]), max(1, most)]))
-        why = f"fit in {SHARE_OF_FREE_MEMORY:.0%} of the {free_bytes / 2**30:.1f} GiB free on {group.device}"
+        fits, free_bytes = _fits_gpu(settings, group, spec)
+        most = len(image_files(spec.splits["train"])) // LEAST_STEPS_AN_EPOCH
     else:
-        batch_size = group.n_processes * max(1, CPU_BATCH // group.n_processes)
-        why = "are the choice on CPUs, which is not measured"
+        fits, free_bytes = _fits_cpu(settings, group, spec)
+        most = MOST_ON_CPU
+    batch_size = group.n_processes * rounded(min([*group.gather([fits]), max(1, most // group.n_processes)]))
     if group.is_main:
-        print(f"train.batch_size auto: batches of {batch_size} images {why}.")
+        print(
+            f"train.batch_size auto: batches of {batch_size} images fit in {SHARE_OF_FREE_MEMORY:.0%} of the "
+            f"{free_bytes / 2**30:.1f} GiB free on {group.device}."
+        )
     return settings.model_copy(update={"batch_size": batch_size})
 
 
@@ -81,13 +79,31 @@ def with_batch_so_far(settings: Train, checkpoints: CheckpointFolder, group: Pro
     return settings.model_copy(update={"batch_size": so_far})
 
 
-def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int) -> int:
+def _fits_gpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[int, int]:
+    """Returns how many images this process's GPU holds, and how many bytes of it are free."""
+    free_bytes, _ = torch.cuda.mem_get_info(group.device)
+    return largest_that_fits(lambda n: peak_bytes_on_gpu(n, settings, spec, group.device), free_bytes), free_bytes
+
+
+def _fits_cpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[int, int]:
+    """Returns how many images a process's share of the memory holds, on the host that has least, and that share."""
+    cached_bytes = 0 if settings.image_cache_folder else settings.image_cache_gib * 2**30
+    own = max(0, int((free_memory_bytes() - cached_bytes) / settings.processes))
+    free_bytes, fits = min(group.gather([own])), 0
+    if group.is_main:  # alone, or they would try in each other's memory
+        with peak_bytes_on_cpu(settings, spec) as peak_bytes:
+            fits = largest_that_fits(peak_bytes, free_bytes, TRIED_ON_CPU)
+    return group.from_main(fits), free_bytes
+
+
+def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: Sequence[int] = TRIED) -> int:
     """Returns how many images fit, by the straight line through the two largest batches that were tried.
 
     Args:
         peak_bytes: Trains on so many images and returns the most memory that took; raises
             `torch.OutOfMemoryError` where that is more than there is.
         free_bytes: What there is, of which `SHARE_OF_FREE_MEMORY` is to be used.
+        tried: Ever larger batches.
 
     Raises:
         PosefoundryError: One image takes more.
@@ -95,7 +111,7 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int) -> int:
     limit = SHARE_OF_FREE_MEMORY * free_bytes
     peaks: dict[int, int] = {}
     try:
-        for n_images in TRIED:
+        for n_images in tried:
             peaks[n_images] = peak_bytes(n_images)
             if peaks[n_images] > limit:
                 break
@@ -103,7 +119,7 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int) -> int:
         pass
     if len(peaks) < 2:
         raise PosefoundryError(
-            f"train.batch_size auto: expected {TRIED[1]} images to fit in {free_bytes / 2**30:.1f} GiB, and they do "
+            f"train.batch_size auto: expected {tried[1]} images to fit in {free_bytes / 2**30:.1f} GiB, and they do "
             "not. Choose a smaller train.model or train.image_size_px, or state train.batch_size."
         )
     (few, few_bytes), (many, many_bytes) = list(peaks.items())[-2:]
@@ -114,46 +130,3 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int) -> int:
 def rounded(n_images: int) -> int:
     """Returns the next lower multiple of 8 from 8 on, so that the same device finds the same number again."""
     return n_images - n_images % MULTIPLE_OF if n_images >= MULTIPLE_OF else n_images
-
-
-def _peak_bytes(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> int:
-    """Returns the most GPU memory that training on a batch takes, the model, its average and the optimiser included."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_reserved(device)
-    try:
-        train_on_noise(n_images, settings, spec, device)
-        return torch.cuda.max_memory_reserved(device) - before
-    finally:
-        torch.cuda.empty_cache()
-
-
-def train_on_noise(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> Trainer:
-    """Trains two steps on a batch of the largest images that the settings allow, each with many persons."""
-    model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
-    stride_px = max(model.strides)
-    side_px = settings.image_size_px * (1 + settings.augment.multi_scale_fraction) // stride_px * stride_px
-    batch = collate([_crowd(int(side_px), spec, np.random.default_rng(0))] * n_images)
-    alone = settings.model_copy(update={"batch_size": n_images, "processes": 1, "nodes": 1, "compile": False})
-    group = ProcessGroup(rank=0, n_processes=1, device=device)
-    criterion = build_criterion(model, spec.skeleton, alone, group.sum, spec.class_names)
-    loader: list[Batch] = [batch, batch]
-    trainer = Trainer(model, alone, criterion, loader, group)  # type: ignore[arg-type]  # asked for its length alone
-    for batch in loader:
-        trainer.train_step(batch)
-    return trainer
-
-
-def _crowd(side_px: int, spec: DatasetSpec, random: np.random.Generator) -> Sample:
-    """Draws noise with persons of all sizes in it."""
-    n_keypoints = spec.kpt_shape[0]
-    corners_xyxy = np.sort(random.uniform(0, side_px, (PERSONS_AN_IMAGE, 2, 2)), axis=1).reshape(-1, 4)
-    keypoints_xy = random.uniform(
-        corners_xyxy[:, None, :2], corners_xyxy[:, None, 2:], (PERSONS_AN_IMAGE, n_keypoints, 2)
-    )
-    return Sample(
-        image_rgb_chw=random.integers(0, 255, (3, side_px, side_px), np.uint8),
-        class_ids=np.zeros(PERSONS_AN_IMAGE, np.int64),
-        boxes_xyxy=corners_xyxy.astype(np.float32),
-        keypoints_xyv=np.concatenate((keypoints_xy, np.full((*keypoints_xy.shape[:2], 1), 2.0)), 2).astype(np.float32),
-    )

@@ -101,7 +101,7 @@ class TrainingImages(Dataset[Sample]):
         if self._chance(settings.flip_vertical_probability, epoch, index, Stream.FLIP_VERTICAL):
             scene = mirror_upside_down(scene, flip_indices)
         return Sample(
-            image_rgb_chw=np.ascontiguousarray(scene.image_bgr[..., ::-1].transpose(2, 0, 1)),
+            image_rgb=cv2.cvtColor(scene.image_bgr, cv2.COLOR_BGR2RGB),
             class_ids=scene.class_ids,
             boxes_xyxy=scene.boxes_xyxy.astype(np.float32),
             keypoints_xyv=scene.keypoints_xyv.astype(np.float32),

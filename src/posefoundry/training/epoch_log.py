@@ -1,12 +1,12 @@
 """The numbers of the epoch under way: what they were on the mean, and how long it took."""
 
-import resource
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 
+from posefoundry.machine import peak_memory_bytes
 from posefoundry.training.rescue import DivergedError
 
 T = TypeVar("T")
@@ -97,4 +97,4 @@ def _peak_memory_mib(device: torch.device) -> float:
     """Returns the most memory used so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory_bytes() / 2**20

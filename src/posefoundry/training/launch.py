@@ -13,11 +13,12 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -32,35 +33,25 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.machine import usable_cores
+from posefoundry.processes import answer_within
 from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
+from posefoundry.training.meeting import RENDEZVOUS, Meeting, find_meeting, interface_of
 
-# Where the hosts of one training meet, `host:port`; an address is no property of a training, so params.yaml has none.
-RENDEZVOUS = "POSEFOUNDRY_RDZV"
-DEFAULT_PORT = 29500
 # Seconds that workers get to save and end after SIGTERM.
 GRACE_S = 30
 JOIN_TIMEOUT_S = 600
+# Seconds after which a host that does not answer a question counts as gone.
+ANSWER_TIMEOUT_S = 60.0
 # Seconds that workers get to say what they know when another host has ended the training; the stall watch's last words
 # take ten at most.
 LAST_WORDS_S = 15.0
 # In the store of an attempt: the host that has ended the training for good.
 ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
+T = TypeVar("T")
+
 STOPPED = "stopped by a signal; the next run goes on from the last checkpoint."
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where the hosts meet, as seen from this one."""
-
-    endpoint: str  # host:port; port 0 is any free one
-    is_here: bool  # the meeting point, and with it rank 0, is on this host
-    own_address: str  # by which the other hosts reach this one
-
-
-def started_by_launcher() -> bool:
-    """Tells whether this process is a worker already, of this launcher or of torchrun."""
-    return "WORLD_SIZE" in os.environ
 
 
 def run_processes(command: Sequence[str], settings: Train) -> None:
@@ -100,69 +91,7 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
 
 def threads_a_process(n_processes: int) -> int:
     """Returns the share of this host's cores that each of its processes computes on."""
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, n_cores // n_processes)
-
-
-def find_meeting(n_nodes: int, environment: Mapping[str, str]) -> Meeting:
-    """Finds where the hosts meet: POSEFOUNDRY_RDZV, else MASTER_ADDR and MASTER_PORT; a single host meets itself.
-
-    Raises:
-        PosefoundryError: Several hosts, and no address is given or it cannot be resolved.
-    """
-    if n_nodes == 1:
-        return Meeting("localhost:0", is_here=True, own_address="127.0.0.1")
-    given = environment.get(RENDEZVOUS) or ":".join(
-        environment[name] for name in ("MASTER_ADDR", "MASTER_PORT") if environment.get(name)
-    )
-    host, _, port_text = given.rpartition(":") if ":" in given else (given, "", str(DEFAULT_PORT))
-    if not host or not port_text.isdigit():
-        raise PosefoundryError(
-            f"train.nodes is {n_nodes}: expected {RENDEZVOUS}=host:port (or MASTER_ADDR and MASTER_PORT) in the "
-            f"environment, got {given or 'nothing'!r}. Name the host that is to write the weights, alike on all hosts."
-        )
-    try:
-        address = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise PosefoundryError(f"{RENDEZVOUS}: the host {host!r} is unknown here: {error}.") from None
-    is_here = _is_own(str(address))
-    return Meeting(f"{host}:{port_text}", is_here, str(address) if is_here else _own_address_towards(str(address)))
-
-
-def _is_own(address: str) -> bool:
-    """Only an address of this host can be bound."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True
-
-
-def _own_address_towards(address: str) -> str:
-    """Connecting a datagram socket sends nothing, but chooses the way, and with it the address of this end."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, DEFAULT_PORT))
-        except OSError as error:
-            raise PosefoundryError(f"{RENDEZVOUS}: no way from this host to {address}: {error}.") from None
-        return str(probe.getsockname()[0])
-
-
-def interface_of(address: str) -> str | None:
-    """Returns the name of the network interface that has an IPv4 address, on Linux."""
-    if sys.platform != "linux":
-        return None
-    import fcntl
-
-    get_interface_address = 0x8915  # SIOCGIFADDR
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(asking, get_interface_address, name.encode()[:15].ljust(256, b"\0"))
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    return name
-    return None
+    return max(1, usable_cores() // n_processes)
 
 
 class _Agent(LocalElasticAgent):
@@ -186,19 +115,31 @@ class _Agent(LocalElasticAgent):
 
     def ended_by(self) -> str:
         """Names the host that has ended the training for all, if it has left its name."""
-        store = self.get_worker_group().store
-        with suppress(DistError):
-            if store is not None and store.check([ENDED_BY]):
-                return str(store.get(ENDED_BY).decode())
+        with suppress(RendezvousConnectionError):
+            if self._asks(lambda store: store.check([ENDED_BY])):
+                return self._asks(lambda store: store.get(ENDED_BY)).decode()
         return "another host"
 
     def missing(self) -> list[str]:
         """Names the hosts of the last attempt that have not come to begin again; none where their store is gone too."""
-        store = self.get_worker_group().store
-        with suppress(DistError):
-            if store is not None:
-                return [host for rank, host in enumerate(self.hosts) if not store.check([f"back/{rank}"])]
+        with suppress(RendezvousConnectionError):
+            keys = {host: f"back/{rank}" for rank, host in enumerate(self.hosts)}
+            return self._asks(lambda store: [host for host, key in keys.items() if not store.check([key])])
         return []
+
+    def _asks(self, question: Callable[[Store], T]) -> T:
+        """Returns what the store of the processes answers.
+
+        Raises:
+            RendezvousConnectionError: It is gone, or does not answer.
+        """
+        store = self.get_worker_group().store
+        if store is None:
+            raise RendezvousConnectionError("the processes have no common store yet")
+        try:
+            return _answer(lambda: question(store))
+        except DistError as error:
+            raise RendezvousConnectionError(str(error)) from error
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         store, own_rank = worker_group.store, worker_group.group_rank
@@ -221,9 +162,8 @@ class _Agent(LocalElasticAgent):
         return super()._start_workers(worker_group)
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
-        with suppress(DistError):  # where the store is gone, the rendezvous says so
-            if worker_group.store is not None:
-                worker_group.store.set(f"back/{worker_group.group_rank}", "")
+        with suppress(RendezvousConnectionError):  # where the store is gone, the rendezvous says so
+            self._asks(lambda store: store.set(f"back/{worker_group.group_rank}", ""))
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -233,7 +173,7 @@ class _Agent(LocalElasticAgent):
             self._signal_all(signal.SIGKILL)
         result = super()._monitor_workers(worker_group)
         if result.state is WorkerState.HEALTHY:
-            self._heed_end_elsewhere(worker_group)
+            self._heed_end_elsewhere()
         lost = _lost(result)
         if PosefoundryError.exit_status in lost.values() or StoppedError.exit_status in lost.values():
             self._remaining_restarts = 0
@@ -245,25 +185,25 @@ class _Agent(LocalElasticAgent):
                 f"train: lost {who}; all go on from the last checkpoint{again}; {left} restarts left.", file=sys.stderr
             )
         if result.state is WorkerState.FAILED and not self._remaining_restarts:
-            self._tell_end(worker_group, lost)
+            self._tell_end(lost)
         return result
 
-    def _tell_end(self, worker_group: WorkerGroup, lost: Mapping[int, int]) -> None:
+    def _tell_end(self, lost: Mapping[int, int]) -> None:
         """Leaves this host's name for the others, but not after a signal: they may still be saving."""
-        if worker_group.store is not None and StoppedError.exit_status not in lost.values():
-            with suppress(DistError):
-                worker_group.store.set(ENDED_BY, self.name)
+        if StoppedError.exit_status not in lost.values():
+            with suppress(RendezvousConnectionError):
+                self._asks(lambda store: store.set(ENDED_BY, self.name))
 
-    def _heed_end_elsewhere(self, worker_group: WorkerGroup) -> None:
+    def _heed_end_elsewhere(self) -> None:
         """Ends workers that still run when another host has given up: one of them may stand still for ever.
 
         Raises:
             RendezvousClosedError: It has.
             RendezvousConnectionError: The host that the rendezvous names does not answer.
         """
-        store = worker_group.store
+        is_closed = self.get_worker_group().spec.rdzv_handler.is_closed
         try:
-            has_ended = worker_group.spec.rdzv_handler.is_closed() and store is not None and store.check([ENDED_BY])
+            has_ended = is_closed() and self._asks(lambda store: store.check([ENDED_BY]))
         except RendezvousConnectionError:
             self._hear_and_kill_workers()
             raise
@@ -298,6 +238,18 @@ def _ended(pid: int) -> tuple[int, int | None] | None:
     return (end.si_code, end.si_status) if end else None
 
 
+def _answer(question: Callable[[], T]) -> T:
+    """Returns the answer; over a link that is down, torch waits for one for as long as TCP tries to get through.
+
+    Raises:
+        RendezvousConnectionError: None has come within `ANSWER_TIMEOUT_S`.
+    """
+    try:
+        return answer_within(ANSWER_TIMEOUT_S, question)
+    except TimeoutError:
+        raise RendezvousConnectionError(f"it has not answered for {ANSWER_TIMEOUT_S:g} s") from None
+
+
 def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
     handler = get_rendezvous_handler(
         RendezvousParameters(
@@ -311,6 +263,8 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
             join_timeout=JOIN_TIMEOUT_S,
         )
     )
+    for name in ("is_closed", "num_nodes_waiting", "shutdown"):
+        setattr(handler, name, partial(_answer, getattr(handler, name)))
     spec = WorkerSpec(
         role="train",
         local_world_size=settings.processes,

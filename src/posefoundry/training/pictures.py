@@ -34,7 +34,7 @@ def grid(tiles: list[np.ndarray]) -> np.ndarray:
 
 def _labelled(images: TrainingImages, index: int) -> np.ndarray:
     sample = images[0, index]
-    image_bgr = np.ascontiguousarray(sample.image_rgb_chw.transpose(1, 2, 0)[..., ::-1])
+    image_bgr = cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR)
     n_persons = len(sample.class_ids)
     labels = PoseResult(
         boxes_xyxy=sample.boxes_xyxy,

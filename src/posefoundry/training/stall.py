@@ -20,12 +20,15 @@ from types import FrameType
 from typing import Protocol
 
 from posefoundry.errors import PosefoundryError
+from posefoundry.processes import answer_within
 
 PACKAGE_FOLDER = str(Path(__file__).parents[1])
 # Processes that stopped within this last share of the time limit have stopped together.
 SAME_TIME = 0.75
 # Seconds for what has to be said before the end, such as to a tracking server that may be what stalls.
 LAST_WORDS_S = 10.0
+# Seconds to find out whether another process of this host has told of the stall.
+ASK_S = 3.0
 
 
 class Progress:
@@ -120,26 +123,30 @@ class StallWatch:
     def look(self) -> str | None:
         """Publishes this process's note and reads all; returns a sentence that names who has stalled, if any has."""
         try:
-            self._publish()
-            for rank in range(self.n_processes):
-                self._read(rank)
+            answer_within(self.timeout_s, self._exchange)
             self.heard_at = self.clock()
-        except RuntimeError as error:  # the store of c10d has no narrower one
-            if self.clock() - self.heard_at > self.timeout_s:
-                return f"the processes' common store has not answered for {self.timeout_s:g} s: {error}"
+        except (RuntimeError, TimeoutError) as error:  # the store of c10d has no narrower one
+            if isinstance(error, TimeoutError) or self.clock() - self.heard_at > self.timeout_s:
+                why = str(error) or "look at the network between the hosts"
+                return f"the processes' common store has not answered for {self.timeout_s:g} s: {why}"
             return None
         return self._verdict()
 
+    def _exchange(self) -> None:
+        self._publish()
+        for rank in range(self.n_processes):
+            self._read(rank)
+
     def leave(self) -> None:
         """Tells the others that this process has ended well and is not to be missed."""
-        with suppress(RuntimeError):
-            self._publish(done=True)
+        with suppress(RuntimeError, TimeoutError):
+            answer_within(self.timeout_s, lambda: self._publish(done=True))
 
     def is_first_to_tell(self) -> bool:
         """True in one process of each host, so that each host's output has the verdict once."""
         try:
-            return self.store.add(f"told/{socket.gethostname()}", 1) == 1
-        except RuntimeError:
+            return answer_within(ASK_S, lambda: self.store.add(f"told/{socket.gethostname()}", 1)) == 1
+        except (RuntimeError, TimeoutError):
             return True
 
     def _publish(self, *, done: bool = False) -> None:
@@ -181,7 +188,7 @@ class StallWatch:
         if unheard := [f"rank {rank}" for rank in stalled if rank not in self.notes]:
             return f"{', '.join(unheard)}: nothing heard for {self.timeout_s:g} s"
         if frozen := [rank for rank in stalled if now - self.seen_alive_at[rank] > self.timeout_s / 2]:
-            return self._name(frozen, "its whole process or host stands still")
+            return self._name(frozen, "its whole process or host stands still or is out of reach")
         earliest = min(note.phase for note in self.notes.values() if not note.done)
         last = [rank for rank in stalled if self.notes[rank].phase == earliest]
         if not last:  # the one that all wait for moves, if slowly
@@ -227,11 +234,10 @@ def watch_for_stalls(
     thread.start()
     try:
         yield
-    except BaseException:
+    finally:
         done.set()
-        raise
-    done.set()
-    thread.join()
+        # A thread that comes back from the store while Python ends makes the process abort.
+        thread.join(LAST_WORDS_S)
     watch.leave()
 
 
