@@ -1,13 +1,17 @@
 """`batch_size: auto` finds what fits, also where trying runs out of memory."""
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from posefoundry.config import AUTO_BATCH, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
+from posefoundry.training import batch_size
 from posefoundry.training.batch_size import (
     SHARE_OF_FREE_MEMORY,
     TRIED,
@@ -61,6 +65,24 @@ def test_what_is_tried_is_a_real_training_step(people: Path, settings: Train) ->
     assert trainer.step == 2
     assert trainer.average.updates == 2
     assert trainer.optimizer.state, "the optimiser's moments take memory too"
+
+
+def test_what_a_trial_leaves_behind_is_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[weakref.ref[Any]] = []
+
+    def trial(*_: object) -> None:
+        assert not any(reference() for reference in left)
+        model = nn.Linear(2, 2)
+        model.hook_to_itself = lambda: model  # type: ignore[assignment]
+        left.append(weakref.ref(model))
+
+    monkeypatch.setattr(batch_size, "train_on_noise", trial)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    for name in ("memory_reserved", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
+    for _ in range(2):
+        batch_size._peak_bytes(2, Train(), None, torch.device("cuda", 0))  # type: ignore[arg-type]
 
 
 def test_on_cpus_the_choice_is_documented_and_said(people: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """`batch_size: auto`: the largest batch that a GPU's memory holds, found by training on a few small ones."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def rounded(n_images: int) -> int:
 
 def _peak_bytes(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> int:
     """Returns the most GPU memory that training on a batch takes, the model, its average and the optimiser included."""
+    gc.collect()  # what lies in cycles of the batch tried before would be charged to this one
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_reserved(device)

@@ -50,8 +50,8 @@ class StepGuard:
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, good: Tensor) -> None:
         """Lets the optimiser step if the step is good; otherwise leaves weights, state and statistics as they were."""
-        if good.is_cuda and optimizer.defaults.get("fused"):
-            optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers heed it
+        if good.device.type != "cpu":  # where asking would make the host wait
+            optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers and MuSGD heed it
             optimizer.step()
             self._keep_statistics_if(good)
         elif good:

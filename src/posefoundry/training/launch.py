@@ -79,7 +79,7 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
     if interface := interface_of(meeting.own_address):
         # Gloo and NCCL would otherwise take what the host's name resolves to, often the loopback.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # without the sign eth1 would stand for eth10 too
     try:
         agent = _agent(command, settings, meeting)
     except RendezvousError as error:
