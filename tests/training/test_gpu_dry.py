@@ -1,0 +1,42 @@
+"""What a training step does on a GPU, as far as that shows where there is none: see `dry_gpu.py`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+JOBS = {"yolov8n-pose musgd": 1, "yolo11n-pose sgd": 1, "yolo26n-pose adamw": 5}
+THE_BATCH = "from cpu to drygpu in batch.py, <dictcomp>"
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("dry") / "out.json"
+    script = Path(__file__).with_name("dry_gpu.py")
+    subprocess.run([sys.executable, "-W", "ignore", str(script), str(out)], check=True, timeout=300)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("WithTensorOfCpu", "found at least two devices, drygpu:0 and cpu"), ("WithNumberRead", "_local_scalar_dense")],
+)
+def test_a_loss_that_is_wrong_on_a_gpu_alone_is_found(told: dict[str, Any], fault: str, words: str) -> None:
+    assert words in told[fault]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_step_mixes_no_devices_and_reads_nothing_back(told: dict[str, Any], job: str) -> None:
+    assert isinstance(told[job], dict), told[job]
+
+
+@pytest.mark.parametrize(("job", "times"), JOBS.items())
+def test_a_step_waits_for_nothing_but_how_many_anchors_learn(told: dict[str, Any], job: str, times: int) -> None:
+    """One image tensor and four of labels go to the device; the number of positives comes back."""
+    waits = dict(told[job])
+    assert waits.pop(THE_BATCH) == 5
+    assert all(wait.startswith("nonzero") for wait in waits)
+    assert sum(waits.values()) <= times
