@@ -10,6 +10,8 @@ AdamW and moving average one tensor at a time. All ways run in turn in one proce
 device multiplies large matrices in the same precision; convolutions of small models reach only a part of that anywhere.
 Then how many images a second are judged, as the training judges, and what that takes of an epoch that ends with it, and
 the most memory that was taken; `workers` prepare batches beside ours.
+
+On a GPU take steps=100 or more: a few are over before the workers, who begin anew each round, have their first batches.
 """
 
 import resource
@@ -49,7 +51,7 @@ OPTIONS = {
     "workers": "auto",
     "compile": "0",
 }
-VAL_IMAGES = 32
+VAL_IMAGES = {"cpu": 32, "cuda": 512}  # enough for folding the BatchNorms, once a validation, not to count
 TRAINED_PER_VALIDATED = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Sides of the square matrices that the ceiling is measured with, large enough for the device to be busy.
@@ -87,6 +89,7 @@ class Way:
     precision: str
     round: Callable[[Stopwatch | None], None]
     seconds: float = float("inf")
+    peak_gib: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,7 +109,7 @@ def main() -> None:
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
             settings = training_settings(options["model"], imgsz, batch, options["workers"])
-            draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES)
+            draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES[group.device.type])
             ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
             if options["compile"] == "1":
                 ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
@@ -228,10 +231,13 @@ def measure(ways: list[Way], rounds: int) -> None:
                 way.seconds = min(way.seconds, time.perf_counter() - start)
     for way in ways:
         watch = Stopwatch()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         way.round(watch)
         whole = time.perf_counter() - start
         way.shares = {name: watch.seconds[name] / whole for name in SHARES}
+        way.peak_gib = peak_memory_gib()
 
 
 def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> float:
@@ -255,7 +261,7 @@ def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> floa
     validator(model)
     start = time.perf_counter()
     validator(model)
-    return VAL_IMAGES / (time.perf_counter() - start)
+    return VAL_IMAGES[group.device.type] / (time.perf_counter() - start)
 
 
 def flop_an_image(folder: Path, settings: Train, group: ProcessGroup) -> float:
@@ -268,8 +274,12 @@ def flop_an_image(folder: Path, settings: Train, group: ProcessGroup) -> float:
 
 
 def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the rate at which the device multiplies large square matrices, the best of a second's tries."""
+    """Returns the rate at which the device multiplies large square matrices, the best of a second's tries.
+
+    In float32 a GPU may use TF32, as PyTorch's convolutions do of their own.
+    """
     side = MATRIX_SIDE[device.type]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     one @ other
     best, until = float("inf"), time.perf_counter() + MATRIX_SECONDS
@@ -279,6 +289,7 @@ def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
         one @ other
         wait_for_gpu()
         best = min(best, time.perf_counter() - start)
+    torch.backends.cuda.matmul.allow_tf32 = False  # PyTorch's default
     return 2 * side**3 / best
 
 
@@ -306,10 +317,15 @@ def show(ways: list[Way], *, n_images: int, title: str, validation: float, ceili
         f"validation: {validation:.1f} images/s; {share:.0%} of the time of an epoch that ends with one, with "
         f"{TRAINED_PER_VALIDATED} images learnt for each that is judged"
     )
-    print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
+    if torch.cuda.is_available():
+        peaks = ", ".join(f"{way.peak_gib:.2f} GiB by {way.name}" for way in ways)
+        print(f"most memory of the GPU, all ways' weights and averages included: {peaks}")
+    else:
+        print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
 
 
 def peak_memory_gib() -> float:
+    """Returns the most memory taken: of a GPU since it was last asked to forget, of this process from its begin."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
