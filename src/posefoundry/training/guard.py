@@ -50,14 +50,18 @@ class StepGuard:
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, good: Tensor) -> None:
         """Lets the optimiser step if the step is good; otherwise leaves weights, state and statistics as they were."""
-        if good.device.type != "cpu":  # where asking would make the host wait
-            optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers and MuSGD heed it
-            optimizer.step()
-            self._keep_statistics_if(good)
+        if good.device.type != "cpu":
+            self._step_unasked(optimizer, good)
         elif good:
             optimizer.step()
         elif self.statistics:
             torch._foreach_copy_(self.statistics, self.kept)
+
+    def _step_unasked(self, optimizer: torch.optim.Optimizer, good: Tensor) -> None:
+        """Does so without the host knowing which it is: to ask a GPU is to wait for it."""
+        optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers and MuSGD heed it
+        optimizer.step()
+        self._keep_statistics_if(good)
 
     def _keep_statistics_if(self, good: Tensor) -> None:
         # As integers, because NaN times zero is NaN: new * good + old * bad.
