@@ -49,6 +49,17 @@ def test_cudnn_stays_on_and_tf32_off_while_it_infers(model, info, batch):
     assert torch.backends.cudnn.allow_tf32
 
 
+def test_a_batch_too_large_for_a_gpu_is_told(model, info, batch):
+    class Full(torch.nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    backend = TorchBackend(model, info, device="cpu")
+    backend._model = Full()
+    with pytest.raises(PosefoundryError, match=r"too little memory for a batch of shape \(2, 3, 64, 96\)\. Lower the"):
+        backend.infer(batch)
+
+
 def test_reduced_precision_is_near_and_float32_outside(model, info, batch):
     exact = TorchBackend(model, info, device="cpu").infer(batch)
     reduced = TorchBackend(model, info, device="cpu", precision="bfloat16").infer(batch)

@@ -73,12 +73,22 @@ class TorchBackend:
         self._model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        """See `Backend.infer`."""
-        images = torch.from_numpy(batch).to(self.device).to(self._dtype, memory_format=torch.channels_last)
+        """See `Backend.infer`.
+
+        Raises:
+            PosefoundryError: The batch is too large for the GPU.
+        """
         # TF32, PyTorch's default for convolutions on NVIDIA GPUs, would cost float32 its digits. `flags` resets what it
         # is not told, and switches cuDNN off unless told otherwise.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            return self._model(images).cpu().numpy()
+            try:
+                images = torch.from_numpy(batch).to(self.device).to(self._dtype, memory_format=torch.channels_last)
+                return self._model(images).cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                raise PosefoundryError(
+                    f"{self.device_name}: too little memory for a batch of shape {batch.shape}. Lower the batch size or "
+                    f"image_size_px. PyTorch says: {error}"
+                ) from None
 
 
 class OnnxBackend:

@@ -23,6 +23,8 @@ class StepGuard:
         self.gradient_clip_norm = gradient_clip_norm
         self.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.kept = [torch.empty_like(buffer) for buffer in self.statistics]
+        # Looked at as integers: see `_keep_statistics_if`.
+        self._new_bits, self._old_bits = ([b.view(torch.int32) for b in each] for each in (self.statistics, self.kept))
         device = next(model.parameters()).device
         self.usual_norm = torch.full((), torch.inf, device=device)  # until the first good step
 
@@ -65,12 +67,10 @@ class StepGuard:
 
     def _keep_statistics_if(self, good: Tensor) -> None:
         # As integers, because NaN times zero is NaN: new * good + old * bad.
-        new = [buffer.view(torch.int32) for buffer in self.statistics]
-        old = [buffer.view(torch.int32) for buffer in self.kept]
-        if new:
-            torch._foreach_mul_(new, good.int())
-            torch._foreach_mul_(old, (~good).int())
-            torch._foreach_add_(new, old)
+        if self.statistics:
+            torch._foreach_mul_(self._new_bits, good.int())
+            torch._foreach_mul_(self._old_bits, (~good).int())
+            torch._foreach_add_(self._new_bits, self._old_bits)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the next judgement depends on."""

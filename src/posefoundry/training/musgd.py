@@ -126,6 +126,6 @@ def _newton_schulz(batch: Tensor) -> Tensor:
     x = batch.to(torch.bfloat16) if batch.device.type != "cpu" else batch.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(batch.dtype)
