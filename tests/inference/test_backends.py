@@ -56,7 +56,9 @@ def test_a_batch_too_large_for_a_gpu_is_told(model, info, batch):
 
     backend = TorchBackend(model, info, device="cpu")
     backend._model = Full()
-    with pytest.raises(PosefoundryError, match=r"too little memory for a batch of shape \(2, 3, 64, 96\)\. Lower the"):
+    with pytest.raises(
+        PosefoundryError, match=r"too little memory for a batch of shape \(2, 3, 64, 96\)\. Lower the batch size or"
+    ):
         backend.infer(batch)
 
 

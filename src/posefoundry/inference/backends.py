@@ -86,8 +86,8 @@ class TorchBackend:
                 return self._model(images).cpu().numpy()
             except torch.OutOfMemoryError as error:
                 raise PosefoundryError(
-                    f"{self.device_name}: too little memory for a batch of shape {batch.shape}. Lower the batch size or "
-                    f"image_size_px. PyTorch says: {error}"
+                    f"{self.device_name}: too little memory for a batch of shape {batch.shape}. Lower the batch size "
+                    f"or image_size_px. PyTorch says: {error}"
                 ) from None
 
 
