@@ -67,22 +67,32 @@ def test_what_is_tried_is_a_real_training_step(people: Path, settings: Train) ->
     assert trainer.optimizer.state, "the optimiser's moments take memory too"
 
 
-def test_what_a_trial_leaves_behind_is_gone_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_tried_leaves_nothing_behind(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left: list[weakref.ref[Any]] = []
+    resets: list[bool] = []
 
-    def trial(*_: object) -> None:
+    def trial(n_images: int, *_: object) -> None:
         assert not any(reference() for reference in left)
         model = nn.Linear(2, 2)
         model.hook_to_itself = lambda: model  # type: ignore[assignment]
         left.append(weakref.ref(model))
+        if n_images == 8:
+            raise torch.OutOfMemoryError
+
+    def peak(*_: object) -> int:
+        return len(left) * 100
 
     monkeypatch.setattr(batch_size, "train_on_noise", trial)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    for name in ("memory_reserved", "max_memory_reserved"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: 0)
-    for _ in range(2):
-        batch_size._peak_bytes(2, Train(), None, torch.device("cuda", 0))  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2000, 2000))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", peak)
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda _: resets.append(any(reference() for reference in left))
+    )
+    gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
+    with_batch_that_fits(Train(batch_size="auto"), gpu, people / "yolo" / "dataset.yaml")
+    assert resets == [False] * 4, "before each of three trials and after the last"
 
 
 def test_on_cpus_the_choice_is_documented_and_said(people: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,6 +45,7 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
     if group.device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(group.device)
         own = largest_that_fits(lambda n: _peak_bytes(n, settings, spec, group.device), free_bytes)
+        _forget_what_was_tried(group.device)
         most = len(image_files(spec.splits["train"])) // (LEAST_STEPS_AN_EPOCH * group.n_processes)
         batch_size = group.n_processes * rounded(min([*group.gather([own]), max(1, most)]))
         why = f"fit in {SHARE_OF_FREE_MEMORY:.0%} of the {free_bytes / 2**30:.1f} GiB free on {group.device}"
@@ -119,15 +120,17 @@ def rounded(n_images: int) -> int:
 
 def _peak_bytes(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> int:
     """Returns the most GPU memory that training on a batch takes, the model, its average and the optimiser included."""
-    gc.collect()  # what lies in cycles of the batch tried before would be charged to this one
+    _forget_what_was_tried(device)
+    before = torch.cuda.memory_reserved(device)
+    train_on_noise(n_images, settings, spec, device)
+    return torch.cuda.max_memory_reserved(device) - before
+
+
+def _forget_what_was_tried(device: torch.device) -> None:
+    """Frees what a batch took, also what lies in cycles, so that nothing of it is charged to what comes after."""
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_reserved(device)
-    try:
-        train_on_noise(n_images, settings, spec, device)
-        return torch.cuda.max_memory_reserved(device) - before
-    finally:
-        torch.cuda.empty_cache()
 
 
 def train_on_noise(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> Trainer:
