@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import draw_people, print_table, read_options
+from common import device_name, draw_people, print_table, read_options, wait_for_gpu
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from posefoundry.config import AUTO_WORKERS, Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.machine import cpu_name
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
@@ -116,8 +115,8 @@ def main() -> None:
             measure(ways, rounds)
             validation = validation_speed(Path(folder), settings, group)
             ceiling = Ceiling(ceilings, flop_an_image(Path(folder), settings, group))
-        device = torch.cuda.get_device_name() if group.device.type == "cuda" else cpu_name()
-        title = f"{settings.model}, {imgsz} px, batch {batch}, {torch.get_num_threads()} threads, {device}"
+        threads, device = torch.get_num_threads(), device_name(group.device.type)
+        title = f"{settings.model}, {imgsz} px, batch {batch}, {threads} threads, {device}"
         show(ways, n_images=batch * steps, title=title, validation=validation, ceiling=ceiling)
 
 
@@ -291,11 +290,6 @@ def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
         best = min(best, time.perf_counter() - start)
     torch.backends.cuda.matmul.allow_tf32 = False  # PyTorch's default
     return 2 * side**3 / best
-
-
-def wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def show(ways: list[Way], *, n_images: int, title: str, validation: float, ceiling: Ceiling) -> None:
