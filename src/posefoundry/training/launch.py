@@ -37,8 +37,6 @@ from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
 # Where the hosts of one training meet, `host:port`; an address is no property of a training, so params.yaml has none.
 RENDEZVOUS = "POSEFOUNDRY_RDZV"
 DEFAULT_PORT = 29500
-# Seconds that workers get to save and end after SIGTERM.
-GRACE_S = 30
 JOIN_TIMEOUT_S = 600
 # Seconds that workers get to say what they know when another host has ended the training; the stall watch's last words
 # take ten at most.
@@ -169,7 +167,8 @@ class _Agent(LocalElasticAgent):
     """Starts the workers of this host, watches them, and starts the whole group anew when one is lost."""
 
     def __init__(self, spec: WorkerSpec, meeting: Meeting, agreement: str) -> None:
-        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=GRACE_S)
+        # Workers get 30 s to save and end after SIGTERM: PyTorch's default, and in 2.11 nothing else.
+        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self.meeting, self.agreement = meeting, agreement
         self.name = f"{socket.gethostname()} ({meeting.own_address})"
         self.hosts: list[str] = []  # of the last attempt, in order of their ranks
