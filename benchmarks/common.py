@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from posefoundry.config import Convert, Ingest, SyntheticSource
+from posefoundry.machine import cpu_name
 from posefoundry.stages import convert, ingest
 
 
@@ -27,6 +29,15 @@ def draw_people(folder: Path, imgsz: int, *, train_images: int, val_images: int 
     ingest.run(Ingest(synthetic=size), raw=folder / "raw", report=folder / "ingest.json")
     receipt, report = folder / "receipt.jsonl", folder / "convert.json"
     convert.run(Convert(), raw=folder / "raw", yolo=folder / "yolo", receipt=receipt, report=report)
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()
+
+
+def wait_for_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def print_table(table: Table) -> None:

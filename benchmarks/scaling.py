@@ -1,10 +1,12 @@
 """Images per second of one training process on all cores beside several on a share of them each.
 
     python benchmarks/scaling.py [model=yolov8n-pose] [imgsz=256] [batch=16] [processes=2] [steps=8] [rounds=3]
+                                 [device=cpu]
 
 The same global batch each time: N processes take a share of it and add up their gradients after each step. The last way
-leaves each process all cores' threads, as it would be without dividing them. Drawn people, loader included; all run
-in turn, each in processes of its own; two steps warm up; the fastest round of each counts.
+leaves each process all cores' threads, as it would be without dividing them. With device=cuda each process has a GPU of
+its own, and the last way is left out. Drawn people, loader included; all run in turn, each in processes of its own; two
+steps warm up; the fastest round of each counts.
 """
 
 import json
@@ -15,12 +17,11 @@ import time
 from pathlib import Path
 
 import torch
-from common import draw_people, print_table, read_options
+from common import device_name, draw_people, print_table, read_options, wait_for_gpu
 from rich.table import Table
 
 from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.machine import cpu_name
 from posefoundry.models import build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import join_process_group
@@ -29,7 +30,15 @@ from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 
-OPTIONS = {"model": "yolov8n-pose", "imgsz": "256", "batch": "16", "processes": "2", "steps": "8", "rounds": "3"}
+OPTIONS = {
+    "model": "yolov8n-pose",
+    "imgsz": "256",
+    "batch": "16",
+    "processes": "2",
+    "steps": "8",
+    "rounds": "3",
+    "device": "cpu",
+}
 WARM_UP_STEPS = 2
 
 
@@ -40,8 +49,9 @@ def main() -> None:
     ways = {
         f"1 process, {all_threads} threads": (1, all_threads),
         f"{n} processes, {share} threads each": (n, share),
-        f"{n} processes, {all_threads} threads each": (n, all_threads),
     }
+    if options["device"] == "cpu":
+        ways[f"{n} processes, {all_threads} threads each"] = n, all_threads
     seconds = dict.fromkeys(ways, float("inf"))
     with tempfile.TemporaryDirectory() as folder:
         draw_people(Path(folder), int(options["imgsz"]), train_images=batch * (WARM_UP_STEPS + steps))
@@ -52,14 +62,14 @@ def main() -> None:
                     image_size_px=int(options["imgsz"]),
                     batch_size=batch,
                     processes=processes,
-                    device="cpu",
+                    device=options["device"],
                     max_restarts=0,
                     optimizer="adamw",
                     learning_rate=0.001,
                     augment=Augment(mosaic_probability=0.0),
                 )
                 seconds[name] = min(seconds[name], run_way(Path(folder), settings, threads))
-    title = f"{options['model']}, {options['imgsz']} px, batch {batch}, {cpu_name()}"
+    title = f"{options['model']}, {options['imgsz']} px, batch {batch}, {device_name(options['device'])}"
     show(seconds, n_images=batch * steps, title=title)
 
 
@@ -74,7 +84,7 @@ def run_way(folder: Path, settings: Train, threads: int) -> float:
 def work(folder: Path) -> None:
     """One process of a way."""
     settings = Train.model_validate_json((folder / "settings.json").read_text())
-    with join_process_group("cpu") as group:
+    with join_process_group(settings.device) as group:
         spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
         torch.manual_seed(0)
         model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)
@@ -84,8 +94,10 @@ def work(folder: Path) -> None:
         started = 0.0
         for step, batch in enumerate(loader):
             if step == WARM_UP_STEPS:
+                wait_for_gpu()
                 started = time.perf_counter()
             trainer.train_step(batch)
+        wait_for_gpu()
         if group.is_main:
             (folder / "seconds.json").write_text(json.dumps(time.perf_counter() - started))
 

@@ -11,6 +11,8 @@ device multiplies large matrices in the same precision; convolutions of small mo
 Then how many images a second one core prepares, to hold against what a GPU trains; how many are judged, as the training
 judges, and what that takes of an epoch that ends with it; and the most memory that was taken. `workers` prepare batches
 beside ours.
+
+On a GPU take steps=100 or more: a few are over before the workers, who begin anew each round, have their first batches.
 """
 
 import tempfile
@@ -24,13 +26,13 @@ from typing import Any
 
 import cv2
 import torch
-from common import draw_people, print_table, read_options
+from common import device_name, draw_people, print_table, read_options, wait_for_gpu
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from posefoundry.config import AUTO_WORKERS, Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
-from posefoundry.machine import cpu_name, peak_memory_bytes
+from posefoundry.machine import peak_memory_bytes
 from posefoundry.models import ModelInfo, build_model
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup, join_process_group
@@ -50,8 +52,8 @@ OPTIONS = {
     "workers": "auto",
     "compile": "0",
 }
-VAL_IMAGES = 32
 LOADER_ROUNDS = 3
+VAL_IMAGES = {"cpu": 32, "cuda": 512}  # enough for folding the BatchNorms, once a validation, not to count
 TRAINED_PER_VALIDATED = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Sides of the square matrices that the ceiling is measured with, large enough for the device to be busy.
@@ -89,6 +91,7 @@ class Way:
     precision: str
     round: Callable[[Stopwatch | None], None]
     seconds: float = float("inf")
+    peak_gib: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -108,7 +111,7 @@ def main() -> None:
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:
             settings = training_settings(options["model"], imgsz, batch, options["workers"])
-            draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES)
+            draw_people(Path(folder), imgsz, train_images=batch * steps, val_images=VAL_IMAGES[group.device.type])
             ways = [plain_way(Path(folder), settings, group), our_way(Path(folder), settings, group)]
             if options["compile"] == "1":
                 ways.append(our_way(Path(folder), settings.model_copy(update={"compile": True}), group))
@@ -116,12 +119,12 @@ def main() -> None:
             prepared = [loader_speed(Path(folder), settings, mosaics) for mosaics in (0.0, 1.0)]
             validation = validation_speed(Path(folder), settings, group)
             ceiling = Ceiling(ceilings, flop_an_image(Path(folder), settings, group))
-        device = torch.cuda.get_device_name() if group.device.type == "cuda" else cpu_name()
-        title = f"{settings.model}, {imgsz} px, batch {batch}, {torch.get_num_threads()} threads, {device}"
+        threads, device = torch.get_num_threads(), device_name(group.device.type)
+        title = f"{settings.model}, {imgsz} px, batch {batch}, {threads} threads, {device}"
         show(ways, n_images=batch * steps, title=title, ceiling=ceiling)
         print("loader: one core prepares {:.0f} images/s, {:.0f} as mosaics".format(*prepared))
         show_validation(validation, trained=batch * steps / ways[1].seconds)
-        print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
+        show_memory(ways)
 
 
 def training_settings(model: str, imgsz: int, batch: int, workers: str = "0") -> Train:
@@ -234,10 +237,13 @@ def measure(ways: list[Way], rounds: int) -> None:
                 way.seconds = min(way.seconds, time.perf_counter() - start)
     for way in ways:
         watch = Stopwatch()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         way.round(watch)
         whole = time.perf_counter() - start
         way.shares = {name: watch.seconds[name] / whole for name in SHARES}
+        way.peak_gib = peak_memory_gib()
 
 
 def loader_speed(folder: Path, settings: Train, mosaic_probability: float) -> float:
@@ -280,7 +286,7 @@ def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> floa
     validator(model)
     start = time.perf_counter()
     validator(model)
-    return VAL_IMAGES / (time.perf_counter() - start)
+    return VAL_IMAGES[group.device.type] / (time.perf_counter() - start)
 
 
 def flop_an_image(folder: Path, settings: Train, group: ProcessGroup) -> float:
@@ -293,8 +299,12 @@ def flop_an_image(folder: Path, settings: Train, group: ProcessGroup) -> float:
 
 
 def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
-    """Returns the rate at which the device multiplies large square matrices, the best of a second's tries."""
+    """Returns the rate at which the device multiplies large square matrices, the best of a second's tries.
+
+    In float32 a GPU may use TF32, as PyTorch's convolutions do of their own.
+    """
     side = MATRIX_SIDE[device.type]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     one @ other
     best, until = float("inf"), time.perf_counter() + MATRIX_SECONDS
@@ -304,12 +314,8 @@ def matrix_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
         one @ other
         wait_for_gpu()
         best = min(best, time.perf_counter() - start)
+    torch.backends.cuda.matmul.allow_tf32 = False  # PyTorch's default
     return 2 * side**3 / best
-
-
-def wait_for_gpu() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def show(ways: list[Way], *, n_images: int, title: str, ceiling: Ceiling) -> None:
@@ -336,7 +342,16 @@ def show_validation(judged: float, *, trained: float) -> None:
     )
 
 
+def show_memory(ways: list[Way]) -> None:
+    if torch.cuda.is_available():
+        peaks = ", ".join(f"{way.peak_gib:.2f} GiB by {way.name}" for way in ways)
+        print(f"most memory of the GPU, all ways' weights and averages included: {peaks}")
+    else:
+        print(f"most memory taken so far: {peak_memory_gib():.2f} GiB")
+
+
 def peak_memory_gib() -> float:
+    """Returns the most memory taken: of a GPU since it was last asked to forget, of this process from its begin."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return peak_memory_bytes() / 2**30

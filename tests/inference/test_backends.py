@@ -3,7 +3,9 @@
 import copy
 import importlib.util
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +32,34 @@ def test_torch_backend_equals_the_model_and_leaves_it_alone(model, info, batch):
     assert before.keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
     assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "dfl" not in name)
+
+
+def test_cudnn_stays_on_and_tf32_off_while_it_infers(model, info, batch):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, images):
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return images
+
+    backend = TorchBackend(model, info, device="cpu")
+    backend._model = Spy()
+    backend.infer(batch)
+    assert seen == [(True, False)]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_a_batch_too_large_for_a_gpu_is_told(model, info, batch):
+    class Full(torch.nn.Module):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    backend = TorchBackend(model, info, device="cpu")
+    backend._model = Full()
+    with pytest.raises(
+        PosefoundryError, match=r"too little memory for a batch of shape \(2, 3, 64, 96\)\. Lower the batch size or"
+    ):
+        backend.infer(batch)
 
 
 def test_reduced_precision_is_near_and_float32_outside(model, info, batch):
@@ -141,6 +171,49 @@ def test_onnx_files_that_do_not_fit_are_refused(tmp_path, info):
     write_onnx(tmp_path / "bare.onnx", {})
     with pytest.raises(PosefoundryError, match=r"bare\.onnx: Expected a model's description"):
         OnnxBackend(tmp_path / "bare.onnx")
+
+
+@pytest.fixture
+def runtime_with_cuda(monkeypatch, info):
+    """An ONNX Runtime with CUDA, which notes the providers asked for and has those that `usable` names."""
+
+    class Session:
+        def __init__(self, path, options, providers):
+            runtime.asked = providers
+
+        def get_providers(self):
+            return runtime.usable
+
+        def get_modelmeta(self):
+            return SimpleNamespace(custom_metadata_map=as_metadata(info))
+
+        def get_inputs(self):
+            return [SimpleNamespace(name="images")]
+
+    runtime = SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        SessionOptions=SimpleNamespace,
+        InferenceSession=Session,
+        usable=["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    return runtime
+
+
+@pytest.mark.parametrize(("device", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_onnx_runs_on_the_gpu_asked_for_with_all_digits(runtime_with_cuda, tmp_path, device, index):
+    (tmp_path / "model.onnx").touch()
+    assert OnnxBackend(tmp_path / "model.onnx", device=device).device_name == "CUDA"
+    name, options = runtime_with_cuda.asked[0]
+    assert (name, options) == ("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0})
+
+
+def test_onnx_on_the_cpu_in_place_of_the_gpu_asked_for_is_refused(runtime_with_cuda, tmp_path):
+    (tmp_path / "model.onnx").touch()
+    runtime_with_cuda.usable = ["CPUExecutionProvider"]
+    with pytest.raises(PosefoundryError, match=r"expected ONNX Runtime to run on 'cuda:1', it could not"):
+        OnnxBackend(tmp_path / "model.onnx", device="cuda:1")
+    assert OnnxBackend(tmp_path / "model.onnx", device="auto").device_name != "CUDA"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`batch_size: auto` finds what fits, also where trying runs out of memory."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from posefoundry.config import AUTO_BATCH, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.training import batch_size
+from posefoundry.training import trial as trials
 from posefoundry.training.batch_size import (
     SHARE_OF_FREE_MEMORY,
     TRIED,
@@ -109,6 +112,34 @@ def test_a_cpu_with_too_little_memory_is_told(people: Path, monkeypatch: pytest.
     on_a_cpu_with(2 + 1.2, monkeypatch)
     with pytest.raises(PosefoundryError, match=r"1\.2 GiB, and they do not\. Choose a smaller train\.model"):
         with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
+
+
+def test_what_is_tried_leaves_nothing_behind(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[weakref.ref[Any]] = []
+    resets: list[bool] = []
+
+    def trial(n_images: int, *_: object) -> None:
+        assert not any(reference() for reference in left)
+        model = nn.Linear(2, 2)
+        model.hook_to_itself = lambda: model  # type: ignore[assignment]
+        left.append(weakref.ref(model))
+        if n_images == 8:
+            raise torch.OutOfMemoryError
+
+    def peak(*_: object) -> int:
+        return len(left) * 100
+
+    monkeypatch.setattr(trials, "train_on_noise", trial)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2000, 2000))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", peak)
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda _: resets.append(any(reference() for reference in left))
+    )
+    gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
+    with_batch_that_fits(Train(batch_size="auto"), gpu, people / "yolo" / "dataset.yaml")
+    assert resets == [False] * 4, "before each of three trials and after the last"
 
 
 def test_a_number_stays_and_nothing_is_tried() -> None:

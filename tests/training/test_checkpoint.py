@@ -136,12 +136,13 @@ def test_the_same_training_gives_the_same_weights(
 def test_a_compiled_training_leaves_what_a_plain_one_leaves(
     people: Path, same: Train, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The names of weights and the way back from a checkpoint are what matters, not the code that a compiler makes.
+    # What matters is that the model is one graph, the names of weights and the way back from a checkpoint, not the
+    # code that a compiler makes.
     compiled, compile_ = [], torch.compile
 
     def capture(module: torch.nn.Module) -> object:
         compiled.append(module)
-        return compile_(module, backend="eager")
+        return compile_(module, backend="eager", fullgraph=True)
 
     monkeypatch.setattr(torch, "compile", capture)
     settings = same.model_copy(update={"compile": True})

@@ -1,5 +1,6 @@
 """Steps that cannot count are left out; many in a row lead back to a checkpoint, then to a diagnosis."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from posefoundry.config import Train
 from posefoundry.datasets.yolo import read_dataset_yaml
@@ -21,6 +23,7 @@ from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.observer import FileLog
+from posefoundry.training.optimizer import build_optimizer
 
 ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
 
@@ -222,3 +225,29 @@ def test_statistics_are_selected_without_touching_what_is_not_a_number() -> None
     guard._keep_statistics_if(torch.tensor(True))
     assert norm.running_mean.tolist() == [-1.5, -1.5]
     assert norm.running_var.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "musgd"])
+def test_what_a_gpu_decides_unasked_is_what_the_host_would(settings: Train, kind: str) -> None:
+    """The fused optimisers heed `found_inf` on CPUs too."""
+    changes = {"optimizer": kind, "weight_decay": 0.01}
+    torch.manual_seed(0)
+    asked = build_model("yolov8n-pose")
+    unasked = copy.deepcopy(asked)
+    models, guards = (asked, unasked), [StepGuard(model, 10.0) for model in (asked, unasked)]
+    optimizers = [build_optimizer(model, settings.model_copy(update=changes)) for model in models]
+    for good, gradient in ((True, 0.1), (False, math.nan), (True, -0.2)):
+        for model, guard, optimizer in zip(models, guards, optimizers, strict=True):
+            guard.remember()
+            for statistic in guard.statistics:
+                statistic.add_(gradient)
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            take = guard.step if model is asked else guard._step_unasked
+            take(optimizer, torch.tensor(good))
+    for name, tensor in asked.state_dict().items():
+        assert torch.equal(tensor, unasked.state_dict()[name]), name
+    for one, other in zip(
+        tree_leaves(optimizers[0].state_dict()), tree_leaves(optimizers[1].state_dict()), strict=True
+    ):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other

@@ -1,6 +1,7 @@
 """MuSGD's two steps apart and together, and its state saved and restored."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -95,3 +96,21 @@ def test_parameters_without_gradient_stay() -> None:
     optimizer.step()
     assert torch.equal(model[3].weight, before)
     assert model[3].weight not in optimizer.state
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_a_step_that_is_to_be_left_out_changes_nothing(weight_decay: float) -> None:
+    """As on a GPU, where the host doesn't wait to hear whether the step is good."""
+    models = ours, undisturbed = small_model(), small_model()
+    optimizers = [MuSGD(model.parameters(), lr=0.01, weight_decay=weight_decay) for model in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(optimizer, model, range(2))
+    for parameter in ours.parameters():
+        parameter.grad = torch.full_like(parameter, math.nan)
+    optimizers[0].found_inf = torch.ones(())
+    optimizers[0].step()
+    optimizers[0].found_inf = torch.zeros(())
+    for model, optimizer in zip(models, optimizers, strict=True):
+        train(optimizer, model, range(2, 4))
+    for one, other in zip(ours.parameters(), undisturbed.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -73,11 +73,22 @@ class TorchBackend:
         self._model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def infer(self, batch: np.ndarray) -> np.ndarray:
-        """See `Backend.infer`."""
-        images = torch.from_numpy(batch).to(self.device).to(self._dtype, memory_format=torch.channels_last)
-        # TF32, PyTorch's default for convolutions on NVIDIA GPUs, would cost float32 its digits.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-            return self._model(images).cpu().numpy()
+        """See `Backend.infer`.
+
+        Raises:
+            PosefoundryError: The batch is too large for the GPU.
+        """
+        # TF32, PyTorch's default for convolutions on NVIDIA GPUs, would cost float32 its digits. `flags` resets what it
+        # is not told, and switches cuDNN off unless told otherwise.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            try:
+                images = torch.from_numpy(batch).to(self.device).to(self._dtype, memory_format=torch.channels_last)
+                return self._model(images).cpu().numpy()
+            except torch.OutOfMemoryError as error:
+                raise PosefoundryError(
+                    f"{self.device_name}: too little memory for a batch of shape {batch.shape}. Lower the batch size "
+                    f"or image_size_px. PyTorch says: {error}"
+                ) from None
 
 
 class OnnxBackend:
@@ -85,7 +96,7 @@ class OnnxBackend:
 
     Args:
         path: An ONNX file with the model's description in its metadata.
-        device: `auto`, `cpu` or `cuda`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`...
         threads: CPU threads; 0 lets the runtime choose.
 
     Raises:
@@ -96,7 +107,7 @@ class OnnxBackend:
         import onnxruntime
 
         _require_file(path, "an ONNX model")
-        providers = ["CPUExecutionProvider"]
+        providers: list[str | tuple[str, dict[str, int]]] = ["CPUExecutionProvider"]
         has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
         if device.startswith("cuda") and not has_cuda:
             raise PosefoundryError(
@@ -104,7 +115,9 @@ class OnnxBackend:
                 "Install onnxruntime-gpu in its place, or use the device cpu."
             )
         if has_cuda and device != "cpu":
-            providers.insert(0, "CUDAExecutionProvider")
+            # TF32, its default, would cost float32 its digits.
+            options_of_cuda = {"device_id": int(device.partition(":")[2] or 0), "use_tf32": 0}
+            providers.insert(0, ("CUDAExecutionProvider", options_of_cuda))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only
@@ -114,6 +127,11 @@ class OnnxBackend:
             raise PosefoundryError(f"{path}: expected a model that ONNX Runtime can load, got: {error}") from None
         self.info = info_from_metadata(self._session.get_modelmeta().custom_metadata_map, path)
         on_cuda = self._session.get_providers()[0] == "CUDAExecutionProvider"
+        if device.startswith("cuda") and not on_cuda:  # the runtime falls back to the CPU without a word
+            raise PosefoundryError(
+                f"{path}: expected ONNX Runtime to run on {device!r}, it could not: there is no such GPU, or CUDA and "
+                "cuDNN are not of the versions that onnxruntime-gpu was built for. Use the device cpu or auto."
+            )
         self.device_name = "CUDA" if on_cuda else cpu_name()
         self._input_name = self._session.get_inputs()[0].name
 

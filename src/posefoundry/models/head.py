@@ -20,6 +20,8 @@ from posefoundry.models.flow import RealNVP
 INITIAL_BOX_BIAS = 2.0
 CLASS_PRIOR_OBJECTS = 5  # the class bias starts as if a 640 px image held five objects, spread over all cells
 CLASS_PRIOR_IMAGE_SIZE_PX = 640
+# Others, such as meta, must not be asked; and to ask PyTorch 2.11 which they are would break a compiled model apart.
+AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
 @dataclass
@@ -225,7 +227,7 @@ def _apply(branch: nn.Module, x: Tensor) -> Tensor:
 
 def _output_convolution(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return convolution(x.float())
     return convolution(x.to(convolution.weight.dtype))

@@ -110,8 +110,8 @@ def on_fitting_levels(
         strides_px: Strides of the levels.
     """
     lowest, highest = (torch.full_like(anchor_strides_px, n) for n in STRIDES_IN_PERSON)
-    lowest[anchor_strides_px == min(strides_px)] = 0
-    highest[anchor_strides_px == max(strides_px)] = torch.inf
+    lowest = lowest.masked_fill_(anchor_strides_px == min(strides_px), 0)
+    highest = highest.masked_fill_(anchor_strides_px == max(strides_px), torch.inf)
     side_px = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).prod(-1).sqrt()[..., None]  # (B, M, 1)
     fitting = candidates & (side_px >= lowest * anchor_strides_px) & (side_px <= highest * anchor_strides_px)
     return torch.where(fitting.any(-1, keepdim=True), fitting, candidates)

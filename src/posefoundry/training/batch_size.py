@@ -11,7 +11,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.machine import free_memory_bytes
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
-from posefoundry.training.trial import peak_bytes_on_cpu, peak_bytes_on_gpu
+from posefoundry.training.trial import forget_what_was_tried, peak_bytes_on_cpu, peak_bytes_on_gpu
 
 # Without a GPU more images at once are no faster; this many are what the published recipes use on small machines.
 MOST_ON_CPU = 16
@@ -82,7 +82,9 @@ def with_batch_so_far(settings: Train, checkpoints: CheckpointFolder, group: Pro
 def _fits_gpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[int, int]:
     """Returns how many images this process's GPU holds, and how many bytes of it are free."""
     free_bytes, _ = torch.cuda.mem_get_info(group.device)
-    return largest_that_fits(lambda n: peak_bytes_on_gpu(n, settings, spec, group.device), free_bytes), free_bytes
+    fits = largest_that_fits(lambda n: peak_bytes_on_gpu(n, settings, spec, group.device), free_bytes)
+    forget_what_was_tried(group.device)
+    return fits, free_bytes
 
 
 def _fits_cpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[int, int]:

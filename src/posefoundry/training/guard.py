@@ -23,6 +23,8 @@ class StepGuard:
         self.gradient_clip_norm = gradient_clip_norm
         self.statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self.kept = [torch.empty_like(buffer) for buffer in self.statistics]
+        # Looked at as integers: see `_keep_statistics_if`.
+        self._new_bits, self._old_bits = ([b.view(torch.int32) for b in each] for each in (self.statistics, self.kept))
         device = next(model.parameters()).device
         self.usual_norm = torch.full((), torch.inf, device=device)  # until the first good step
 
@@ -50,23 +52,25 @@ class StepGuard:
     @torch.no_grad()
     def step(self, optimizer: torch.optim.Optimizer, good: Tensor) -> None:
         """Lets the optimiser step if the step is good; otherwise leaves weights, state and statistics as they were."""
-        if good.is_cuda and optimizer.defaults.get("fused"):
-            optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers heed it
-            optimizer.step()
-            self._keep_statistics_if(good)
+        if good.device.type != "cpu":
+            self._step_unasked(optimizer, good)
         elif good:
             optimizer.step()
         elif self.statistics:
             torch._foreach_copy_(self.statistics, self.kept)
 
+    def _step_unasked(self, optimizer: torch.optim.Optimizer, good: Tensor) -> None:
+        """Does so without the host knowing which it is: to ask a GPU is to wait for it."""
+        optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # fused optimisers and MuSGD heed it
+        optimizer.step()
+        self._keep_statistics_if(good)
+
     def _keep_statistics_if(self, good: Tensor) -> None:
         # As integers, because NaN times zero is NaN: new * good + old * bad.
-        new = [buffer.view(torch.int32) for buffer in self.statistics]
-        old = [buffer.view(torch.int32) for buffer in self.kept]
-        if new:
-            torch._foreach_mul_(new, good.int())
-            torch._foreach_mul_(old, (~good).int())
-            torch._foreach_add_(new, old)
+        if self.statistics:
+            torch._foreach_mul_(self._new_bits, good.int())
+            torch._foreach_mul_(self._old_bits, (~good).int())
+            torch._foreach_add_(self._new_bits, self._old_bits)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what the next judgement depends on."""

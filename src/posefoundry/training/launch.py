@@ -38,8 +38,6 @@ from posefoundry.processes import answer_within
 from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
 from posefoundry.training.meeting import RENDEZVOUS, Meeting, find_meeting, interface_of
 
-# Seconds that workers get to save and end after SIGTERM.
-GRACE_S = 30
 JOIN_TIMEOUT_S = 600
 # Seconds after which a host that does not answer a question counts as gone.
 ANSWER_TIMEOUT_S = 60.0
@@ -70,7 +68,7 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
     if interface := interface_of(meeting.own_address):
         # Gloo and NCCL would otherwise take what the host's name resolves to, often the loopback.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")  # without the sign eth1 would stand for eth10 too
     try:
         agent = _agent(command, settings, meeting)
     except RendezvousError as error:
@@ -98,7 +96,8 @@ class _Agent(LocalElasticAgent):
     """Starts the workers of this host, watches them, and starts the whole group anew when one is lost."""
 
     def __init__(self, spec: WorkerSpec, meeting: Meeting, agreement: str) -> None:
-        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull), shutdown_timeout=GRACE_S)
+        # Workers get 30 s to save and end after SIGTERM: PyTorch's default, and in 2.11 nothing else.
+        super().__init__(spec, DefaultLogsSpecs(log_dir=os.devnull))
         self.meeting, self.agreement = meeting, agreement
         self.name = f"{socket.gethostname()} ({meeting.own_address})"
         self.hosts: list[str] = []  # of the last attempt, in order of their ranks

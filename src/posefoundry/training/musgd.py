@@ -25,7 +25,13 @@ class MuSGD(torch.optim.Optimizer):
         lr: Learning rate of both steps.
         momentum: Of both steps; they share one buffer.
         weight_decay: Added to the gradient as L2 penalty.
+
+    Attributes:
+        found_inf: As of PyTorch's fused optimisers: where this scalar is 1, a step leaves weights and momentum as they
+            are, without the host having to know.
     """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -70,17 +76,26 @@ class MuSGD(torch.optim.Optimizer):
         return loss
 
     def _momentum_updates(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """Returns the Nesterov directions and moves the buffers on."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        """Returns the Nesterov directions and moves the buffers on; all zero and not at all in a step to leave out."""
+        gradients, momentum = [p.grad for p in parameters if p.grad is not None], group["momentum"]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-        torch._foreach_mul_(buffers, group["momentum"])
+        if self.found_inf is None:
+            torch._foreach_mul_(buffers, momentum)
+        else:
+            is_good = self.found_inf == 0
+            # As integers, because NaN times zero is NaN.
+            torch._foreach_mul_([gradient.view(torch.int32) for gradient in gradients], is_good.int())
+            torch._foreach_mul_(buffers, torch.where(is_good, momentum, 1.0))
         torch._foreach_add_(buffers, gradients)
-        return list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
+        updates = list(torch._foreach_add(gradients, buffers, alpha=momentum))
+        if self.found_inf is not None:
+            torch._foreach_mul_(updates, is_good.float())
+        return updates
 
 
 def orthogonalise(matrices: list[Tensor]) -> list[Tensor]:
@@ -108,9 +123,9 @@ def _lying(matrix: Tensor, rows: int) -> Tensor:
 def _newton_schulz(batch: Tensor) -> Tensor:
     """Orthogonalises (N, rows, columns), rows <= columns; on GPUs in bfloat16, of which the quintic is tolerant."""
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
-    x = batch.to(torch.bfloat16) if batch.is_cuda else batch.float()
+    x = batch.to(torch.bfloat16) if batch.device.type != "cpu" else batch.float()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.to(batch.dtype)

@@ -94,13 +94,11 @@ class WeightAverage(Generic[ModelT]):
         self.updates = 0
         # Found once: gathering a state dict takes longer than averaging its tensors. Both models keep their tensors.
         self._floats: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-        self._counters: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._counters: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.dtype.is_floating_point:
-                self._floats[0].append(average)
-                self._floats[1].append(value)
-            else:
-                self._counters.append((average, value))
+            averages, values = self._floats if average.dtype.is_floating_point else self._counters
+            averages.append(average)
+            values.append(value)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -108,8 +106,8 @@ class WeightAverage(Generic[ModelT]):
         self.updates += 1
         weight = 1 - self.decay * (1 - math.exp(-self.updates / self.ramp_updates))
         torch._foreach_lerp_(*self._floats, weight)
-        for average, counter in self._counters:
-            average.copy_(counter)
+        if self._counters[0]:
+            torch._foreach_copy_(*self._counters)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the averages and how many updates made them."""

@@ -125,9 +125,8 @@ def train_model(
     info = _info(settings, spec, model)
     criterion = build_criterion(model, spec.skeleton, settings, group.sum, spec.class_names)
     precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
-    validator = Validator(
-        val_annotations, spec.splits["val"], info, group, batch_size=settings.batch_size, precision=precision
-    )
+    share = settings.batch_size // group.n_processes  # what a process learns from at a time it can judge at a time
+    validator = Validator(val_annotations, spec.splits["val"], info, group, batch_size=share, precision=precision)
     images = TrainingImages(spec, settings, n_more=len(validator.images))
     validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)

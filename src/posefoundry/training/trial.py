@@ -1,5 +1,6 @@
 """Small batches trained on for a trial, to see how much memory they take."""
 
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,14 +30,17 @@ def peak_bytes_on_gpu(n_images: int, settings: Train, spec: DatasetSpec, device:
     Raises:
         torch.OutOfMemoryError: It is more than there is.
     """
+    forget_what_was_tried(device)
+    before = torch.cuda.memory_reserved(device)
+    train_on_noise(n_images, settings, spec, device)
+    return torch.cuda.max_memory_reserved(device) - before
+
+
+def forget_what_was_tried(device: torch.device) -> None:
+    """Frees what a batch took on a GPU, also what lies in cycles, so that nothing of it is charged to what follows."""
+    gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_reserved(device)
-    try:
-        train_on_noise(n_images, settings, spec, device)
-        return torch.cuda.max_memory_reserved(device) - before
-    finally:
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Shape legend: B images, M persons an image, A anchors, C classes, K keypoints, P positive anchors of all B images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +121,12 @@ class Yolo26Criterion:
             raise ValueError("Expected the outputs of both heads, got one.")
         self._move_constants(output.boxes.device)
         outputs = (output, output.one_to_one)
-        assignments = (self._assign(output, batch, ONE_TO_MANY), self._assign(output.one_to_one, batch, ONE_TO_ONE))
+        candidates = self._candidates(output, batch)
+        pairs = candidates.nonzero(as_tuple=True)
+        assignments = tuple(
+            self._assign(head, batch, candidates, pairs, rule)
+            for head, rule in zip(outputs, (ONE_TO_MANY, ONE_TO_ONE), strict=True)
+        )
         n_images, heads = self._with_global_counts(outputs, assignments, batch)
 
         likelihoods = torch.stack([self._log_likelihood_loss(head) for head in heads])
@@ -145,16 +151,26 @@ class Yolo26Criterion:
         self.weights, self._gains = self.weights.to(device), self._gains.to(device)
         self._head_weights = self._head_weights.to(device)
 
-    @torch.no_grad()
-    def _assign(self, output: HeadOutput, batch: Batch, rule: _HeadRule) -> Assignment:
-        """Assigns by OKS, or by CIoU where a person has no visible keypoint."""
+    def _candidates(self, output: HeadOutput, batch: Batch) -> Tensor:
+        """Returns (B, M, A) bool: the anchors that may learn a person, the same of both heads."""
         points_xy, strides_px = output.anchor_points_xy.float(), output.anchor_strides_px.float()
         inside = centres_inside(points_xy * strides_px, batch.boxes_xyxy, self.min_side_px)
         candidates = inside & batch.is_person[..., None]
-        candidates = on_fitting_levels(candidates, batch.boxes_xyxy, strides_px[:, 0], self.strides_px)
-        image, person, anchor = candidates.nonzero(as_tuple=True)  # overlaps are computed for these pairs alone
+        return on_fitting_levels(candidates, batch.boxes_xyxy, strides_px[:, 0], self.strides_px)
 
-        own_points_xy, own_strides_px = points_xy[anchor], strides_px[anchor]
+    @torch.no_grad()
+    def _assign(
+        self, output: HeadOutput, batch: Batch, candidates: Tensor, pairs: Sequence[Tensor], rule: _HeadRule
+    ) -> Assignment:
+        """Assigns by OKS, or by CIoU where a person has no visible keypoint.
+
+        `pairs` are image, person and anchor of each candidate: overlaps are computed for these alone.
+        """
+        image, person, anchor = pairs
+        own_points_xy, own_strides_px = (
+            output.anchor_points_xy.float()[anchor],
+            output.anchor_strides_px.float()[anchor],
+        )
         boxes_xyxy = batch.boxes_xyxy[image, person]
         distances = output.boxes.float().transpose(1, 2)[image, anchor]
         by_box = complete_iou(boxes_xyxy, boxes_from_distances(own_points_xy, distances) * own_strides_px)
@@ -221,10 +237,10 @@ class Yolo26Criterion:
         raw = positives.select(head.output.keypoints).unflatten(-1, self.kpt_shape)
         logits = positives.select(head.output.keypoint_sigmas).unflatten(-1, (self.kpt_shape[0], 2))
         error_xy = self._keypoints_xy(raw, positives) - positives.keypoints_xy
-        visible = positives.visible > 0
+        # Found once: a GPU makes the host wait for the number of them, and for each mask anew.
+        visible = positives.visible.nonzero(as_tuple=True)
         per_coordinate = residual_log_likelihood(error_xy[visible], logits[visible], self.flow)
-        weights = self.joint_weights.expand_as(visible)[visible]
-        return (per_coordinate * weights[:, None]).sum() / head.n_visible
+        return (per_coordinate * self.joint_weights[visible[1], None]).sum() / head.n_visible
 
     @staticmethod
     def _keypoints_xy(raw: Tensor, positives: Positives) -> Tensor:
