@@ -162,7 +162,7 @@ NAN_KEYPOINT = [math.nan, *[1] * 50]
         ({"keypoints": [1, 1, 3] + [1] * 48}, "visibility_invalid"),
         ({"keypoints": [1, 1, 0.5] + [1] * 48}, "visibility_invalid"),
         ({"iscrowd": 2}, "iscrowd_invalid"),
-        ({"area": None}, "area_invalid"),
+        ({"area": "12"}, "area_invalid"),
         ({"area": math.nan}, "area_invalid"),
         ({"segmentation": [[math.nan, 1]]}, "not_finite"),
     ],

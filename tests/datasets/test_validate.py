@@ -260,7 +260,7 @@ def test_report_and_docs_are_there_to_look_at_after_a_failure(data: Data) -> Non
     report = read_json(data.folder / "validate.json")
     assert report["passed"] is False and report["failed_errors"] == 2 and report["failed_warnings"] == 0
     front = unescape((data.folder / "docs" / "index.html").read_text())
-    assert "2 of 24 checks failed" in front
+    assert "2 of 25 checks failed" in front
     assert "Each image has a label file" in front and "val/person.png, annotation 1: the label file is missing" in front
 
 

@@ -102,7 +102,8 @@ def _person_checks() -> list[Check]:
             _EQUAL,
             **_pair("num_keypoints", "labelled_keypoints"),
         ),
-        check("area", "Each person has a positive area", _BETWEEN, column="area", min_value=0, strict_min=True),
+        check("area", "No person's area is 0 or less", _BETWEEN, column="area", min_value=0, strict_min=True),
+        check("area_measured", "Each person's area was measured", _NOT_NULL, "warning", column="area"),
         check(
             "label_equals_annotation",
             "Each label says what its annotation says",
