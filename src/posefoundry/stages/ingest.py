@@ -54,7 +54,7 @@ def run(settings: Ingest, *, raw: Path, report: Path) -> None:
     for kind, aside in content["set_aside"].items():
         if aside["total"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in aside["by_reason"].items())
-            print(f"ingest: warning: {aside['total']} {kind} set aside ({reasons}); {raw / 'set_aside.json'} names them")
+            print(f"ingest: warning: {aside['total']} {kind} set aside ({reasons}); see {raw / 'set_aside.json'}")
 
 
 def _skeleton_sentence(content: CocoKeypoints) -> str:
