@@ -315,7 +315,7 @@ def test_fault_of_the_set_up_is_told_from_a_fault_of_the_data(data: Data, tmp_pa
     tables = replace(tables, persons=tables.persons.drop(columns="area"))
     results = {result.check.name: result for result in run_checks(data_checks(Validate()), tables, tmp_path)}
     failed = [result for result in results.values() if not result.passed]
-    assert [result.check.name for result in failed] == ["area"]
+    assert [result.check.name for result in failed] == ["area", "area_measured"]
     assert failed[0].fault and '"area"' in failed[0].fault and failed[0].failed_rows == 0
 
 
