@@ -48,10 +48,10 @@ def run(settings: Ingest, *, raw: Path, report: Path) -> None:
         test_names = [image["file_name"] for image in ingested.splits["test"].images]
         write_tags(folder / TAGS_NAME, tags, test_names, corrected.file_names["test"] if corrected else None)
         write_manifest(folder, ingested.source)
-    content = _report(ingested, corrected, tags)
-    write_json_atomic(report, content)
+    counts = _report(ingested, corrected, tags)
+    write_json_atomic(report, counts)
     print(f"ingest: {_skeleton_sentence(ingested.splits['train'])}")
-    for kind, aside in content["set_aside"].items():
+    for kind, aside in counts["set_aside"].items():
         if aside["total"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in aside["by_reason"].items())
             print(f"ingest: warning: {aside['total']} {kind} set aside ({reasons}); see {raw / 'set_aside.json'}")
