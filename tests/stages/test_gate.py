@@ -107,6 +107,12 @@ def rejection(inputs, settings=LENIENT, judged_by=JUDGED_BY):
     return decision, str(rejected.value)
 
 
+def test_the_data_s_warnings_are_shown_as_a_count(inputs, capsys):
+    run_gate(inputs, Gate(rules=[{"rule": "data_checks"}]))
+    line = next(line for line in capsys.readouterr().out.splitlines() if "data checks" in line)
+    assert " 0 warnings " in line
+
+
 def test_a_first_candidate_above_its_floors_passes(inputs):
     decision = run_gate(inputs)
     assert decision["passed"] is True
