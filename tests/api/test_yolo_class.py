@@ -14,7 +14,7 @@ import posefoundry
 from posefoundry import YOLO
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES
-from posefoundry.files import read_json, write_json_atomic
+from posefoundry.files import read_json
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
 from posefoundry.training.loop import Trainer
@@ -238,6 +238,13 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
     assert read_json(metrics.save_dir / "metrics.json")["images"] == 4
     assert read_json(metrics.save_dir / "slices.json") == metrics.slices
     assert read_json(metrics.save_dir / "errors.json") == metrics.errors
+
+
+def test_val_judges_the_coco_file_that_is_named_and_not_its_sibling(workplace, checkpoints, tiny_coco):
+    annotations = shutil.copytree(tiny_coco, workplace / "coco") / "annotations"
+    (annotations / "person_keypoints_val2017.json").unlink()
+    metrics = YOLO("yolov8n-pose.pt").val(data=annotations / "person_keypoints_train2017.json", imgsz=64)
+    assert metrics.passport["images"] == 4
 
 
 def test_predict_saves_what_is_asked(workplace, tiny_people):
