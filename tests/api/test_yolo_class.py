@@ -14,7 +14,7 @@ import posefoundry
 from posefoundry import YOLO
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES
-from posefoundry.files import read_json
+from posefoundry.files import read_json, write_json_atomic
 from posefoundry.registry.registration import Evidence, register_version
 from posefoundry.registry.runs import TrainingRun
 from posefoundry.training.loop import Trainer
