@@ -26,6 +26,13 @@ def test_own_names() -> None:
     assert horse.sigmas == (0.25,) * 4
 
 
+def test_names_that_do_not_tell_left_from_right_take_stated_flip_partners() -> None:
+    category = {"keypoints": ["l_wing", "r_wing", "beak"], "flip_idx": [1, 0, 2]}
+    assert Skeleton.from_coco_category(category).flip_indices == (1, 0, 2)
+    with pytest.raises(PosefoundryError, match="pairwise"):
+        Skeleton.from_coco_category(category | {"flip_idx": [1, 2, 0]})
+
+
 def test_round_trip() -> None:
     assert Skeleton.from_dict(COCO_PERSON.to_dict()) == COCO_PERSON
 

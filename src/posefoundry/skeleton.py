@@ -82,13 +82,22 @@ class Skeleton:
     def from_coco_category(cls, category: dict[str, Any]) -> "Skeleton":
         """Builds the skeleton of a COCO category, whose `skeleton` edges count from 1.
 
-        `sigmas`, an addition to COCO's form, are taken where they are stated.
+        `sigmas` and `flip_idx`, additions to COCO's form, are taken where they are stated.
         """
         names = category.get("keypoints") or []
-        edges = [(int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or []]
-        skeleton = cls.from_names(list(names), edges)
+        skeleton = cls.from_names(list(names))
+        edges = [(int(a), int(b)) for a, b in category.get("skeleton") or []]
+        for edge in edges:
+            if not all(1 <= number <= len(names) for number in edge):
+                raise PosefoundryError(
+                    f"skeleton: expected edges between the keypoints 1..{len(names)} ({', '.join(names)}), "
+                    f"got {list(edge)}."
+                )
+        skeleton = replace(skeleton, edges=tuple((a - 1, b - 1) for a, b in edges))
         if stated := category.get("sigmas"):
             skeleton = replace(skeleton, sigmas=tuple(float(sigma) for sigma in stated))
+        if pairs := category.get("flip_idx"):
+            skeleton = replace(skeleton, flip_indices=tuple(int(index) for index in pairs))
         return skeleton
 
     def to_dict(self) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_truth_of_a_list_of_images(tiny_people, tmp_path):
 def test_coco_file_brings_its_siblings_and_is_the_truth_itself(tiny_coco, tmp_path):
     given = tiny_coco / "annotations" / "person_keypoints_train2017.json"
     data = open_data(given)
-    assert set(data.coco) == {"train", "val"}
+    assert set(data.coco) == {"train", "val"} and data.named_split == "train"
     assert data.coco["val"].images == tiny_coco / "images" / "val2017"
     truth = data.truth("val", tmp_path)
     assert truth.annotations == tiny_coco / "annotations" / "person_keypoints_val2017.json"

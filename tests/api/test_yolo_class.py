@@ -240,6 +240,13 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
     assert read_json(metrics.save_dir / "errors.json") == metrics.errors
 
 
+def test_val_judges_the_coco_file_that_is_named_and_not_its_sibling(workplace, checkpoints, tiny_coco):
+    annotations = shutil.copytree(tiny_coco, workplace / "coco") / "annotations"
+    (annotations / "person_keypoints_val2017.json").unlink()
+    metrics = YOLO("yolov8n-pose.pt").val(data=annotations / "person_keypoints_train2017.json", imgsz=64)
+    assert metrics.passport["images"] == 4
+
+
 def test_predict_saves_what_is_asked(workplace, tiny_people):
     model = YOLO("yolov8n-pose.pt")
     asked = {"conf": 0.0, "max_det": 2, "imgsz": 64, "save": True, "save_txt": True, "save_crop": True, "name": "p"}

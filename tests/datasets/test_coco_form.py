@@ -90,7 +90,7 @@ def test_a_missing_file_is_refused(tmp_path):
         ("categories", {"keypoints": "nose"}, "expected 'keypoints' as list"),
         ("categories", {"keypoints": [1]}, "expected keypoints as names"),
         ("categories", {"keypoints": ["a", "a"]}, "distinct keypoint names"),
-        ("categories", {"skeleton": [[1, 99]]}, "not a skeleton"),
+        ("categories", {"skeleton": [[1, 99]]}, "right_ankle), got [1, 99]"),
         ("categories", {"skeleton": [[1]]}, "not a skeleton"),
     ],
 )
@@ -122,6 +122,7 @@ def test_sound_records_are_kept_verbatim(content):
     odd_but_sound = [
         person(13, 1, iscrowd=1, keypoints=[0] * 51, num_keypoints=0, segmentation={"counts": [1], "size": [48, 64]}),
         person(14, 1, bbox=[0, 0, 0, 0], area=0),  # no area
+        person(17, 1, area=None),  # nobody measured it
         person(15, 1, bbox=[-900, 0, 5, 5]),  # outside
         person(16, 1, keypoints=[0] * 51, num_keypoints=0, attributes={"pose": "sitting"}),
     ]
@@ -162,7 +163,7 @@ NAN_KEYPOINT = [math.nan, *[1] * 50]
         ({"keypoints": [1, 1, 3] + [1] * 48}, "visibility_invalid"),
         ({"keypoints": [1, 1, 0.5] + [1] * 48}, "visibility_invalid"),
         ({"iscrowd": 2}, "iscrowd_invalid"),
-        ({"area": None}, "area_invalid"),
+        ({"area": "12"}, "area_invalid"),
         ({"area": math.nan}, "area_invalid"),
         ({"segmentation": [[math.nan, 1]]}, "not_finite"),
     ],

@@ -302,6 +302,14 @@ def test_other_files_are_refused_by_name(project):
         project.ingest(corrections=project.root / "nowhere")
 
 
+def test_a_round_of_what_hard_examples_wrote_alone_is_no_correction(project):
+    project.write("1/ground_truth.json", [], [])
+    with pytest.raises(PosefoundryError, match=r"1: expected corrections, found ground_truth.json alone.*another name"):
+        project.ingest()
+    project.write("1/corrected.json", [], [])
+    project.ingest()
+
+
 def test_sigmas_reach_the_annotations_and_the_dataset_yaml(project):
     from posefoundry.datasets.yolo import read_dataset_yaml
 

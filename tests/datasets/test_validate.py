@@ -188,6 +188,7 @@ ERRORS: list[tuple[str, Callable[[Data], None], str]] = [
 ]  # fmt: skip
 
 WARNINGS: list[tuple[str, Callable[[Data], None], str]] = [
+    ("area_measured", lambda d: d.edit_annotation(area=None), PERSON_1),
     ("area_in_box", lambda d: d.edit_annotation(area=2100), f"{PERSON_1}: area_of_box 1.05"),
     ("images_distinct", same_fingerprint("images/val/person.png", "images/val/empty.png"), "val/empty.png"),
     ("images_set_aside", set_aside(None), "val: images_set_aside 1"),
@@ -260,7 +261,7 @@ def test_report_and_docs_are_there_to_look_at_after_a_failure(data: Data) -> Non
     report = read_json(data.folder / "validate.json")
     assert report["passed"] is False and report["failed_errors"] == 2 and report["failed_warnings"] == 0
     front = unescape((data.folder / "docs" / "index.html").read_text())
-    assert "2 of 24 checks failed" in front
+    assert "2 of 25 checks failed" in front
     assert "Each image has a label file" in front and "val/person.png, annotation 1: the label file is missing" in front
 
 
@@ -275,7 +276,7 @@ def test_docs_are_whole_without_a_network(data: Data) -> None:
     links = re.findall(r'href="([^"]+)"', front)
     assert len(links) == 3 and all((docs / link).is_file() for link in links)
     persons = pages[next(docs.glob("validations/**/*persons.html")).relative_to(docs)]
-    assert "Each person has a positive area" in persons and "1.05" in persons
+    assert "No person's area is 0 or less" in persons and "1.05" in persons
 
 
 def test_bounds_come_from_the_settings(data: Data) -> None:
@@ -314,7 +315,7 @@ def test_fault_of_the_set_up_is_told_from_a_fault_of_the_data(data: Data, tmp_pa
     tables = replace(tables, persons=tables.persons.drop(columns="area"))
     results = {result.check.name: result for result in run_checks(data_checks(Validate()), tables, tmp_path)}
     failed = [result for result in results.values() if not result.passed]
-    assert [result.check.name for result in failed] == ["area"]
+    assert [result.check.name for result in failed] == ["area", "area_measured"]
     assert failed[0].fault and '"area"' in failed[0].fault and failed[0].failed_rows == 0
 
 

@@ -160,7 +160,7 @@ class ValArguments(VerbArguments):
 
     Attributes:
         data: As in `train`; by default what the model was trained on.
-        split: `train`, `val` or `test`.
+        split: `train`, `val` or `test`; by default that of the COCO file that `data` names, else `val`.
         imgsz: Long side of the model's input; by default what the model was trained at.
         end2end: Of YOLO26, False measures the one-to-many head with NMS; by default as the weights say.
         tags: A CSV file with a column `file_name` and a column a tag, by which to slice as well.
@@ -172,7 +172,7 @@ class ValArguments(VerbArguments):
     """
 
     data: str | Path | None = None
-    split: Literal["train", "val", "test"] = "val"
+    split: Literal["train", "val", "test"] | None = None
     imgsz: ImageSize | None = None
     batch: Annotated[int, Field(ge=1)] = 16
     conf: Fraction = 0.001

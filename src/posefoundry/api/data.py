@@ -36,11 +36,13 @@ class Data:
         name: How a later session finds it again: an absolute path, or the name of a shipped file.
         spec: What its dataset.yaml says; None for a COCO file.
         coco: The COCO files it has, by split; they are the truth of their splits.
+        named_split: The split that the named COCO file is of; None where its name tells none, or for a dataset.yaml.
     """
 
     name: str
     spec: DatasetSpec | None = None
     coco: dict[str, CocoFile] = field(default_factory=dict)
+    named_split: str | None = None
 
     def truth(self, split: str, scratch: Path) -> Truth:
         """Returns a split's COCO file, or one made from its labels in `scratch`.
@@ -91,7 +93,7 @@ def open_data(data: str | Path) -> Data:
     """
     path = Path(data)
     if path.suffix == ".json":
-        return Data(name=str(path.absolute()), coco=find_coco_files(path))
+        return Data(name=str(path.absolute()), coco=find_coco_files(path), named_split=_split_of(path))
     if path.suffix not in (".yaml", ".yml"):
         raise PosefoundryError(f"data: expected a dataset.yaml or a COCO .json file, got {str(data)!r}.")
     if path.is_file():
@@ -119,7 +121,7 @@ def find_coco_files(path: Path) -> dict[str, CocoFile]:
     """
     if not path.is_file():
         raise PosefoundryError(f"data: expected a COCO file at {path.absolute()}, found none.")
-    own = next((split for split in SPLITS if split in path.stem), None)
+    own = _split_of(path)
     if own is None:
         file = CocoFile(annotations=path.absolute(), images=_images_of(path))
         return {"train": file, "val": file}
@@ -129,6 +131,10 @@ def find_coco_files(path: Path) -> dict[str, CocoFile]:
         for split, sibling in siblings.items()
         if sibling.is_file()
     }
+
+
+def _split_of(path: Path) -> str | None:
+    return next((split for split in SPLITS if split in path.stem), None)
 
 
 def _images_of(annotations: Path) -> Path:

@@ -47,7 +47,9 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
     )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        truth = data.truth(arguments.split, scratch)
+        # What the weights remember is the file they were trained on, which is not the one to judge them by.
+        named = data.named_split if arguments.data else None
+        truth = data.truth(arguments.split or named or "val", scratch)
         progress = stack.enter_context(progress_bar("val") if arguments.verbose else nullcontext())
         origin = {**_origin(yolo, arguments.half), "data": data.name, "area_rule": truth.area_rule}
         judgement = judge(

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from posefoundry.skeleton import AREA_PER_BOX_AREA
+
 
 def area_of_box(annotations: list[dict[str, Any]]) -> float:
-    """Returns the median part of their box that persons fill, or 1 where no person has a box and an area.
+    """Returns the median part of their box that persons fill, or `AREA_PER_BOX_AREA` where none was measured.
 
     Crowds do not count; a part above 1, which no mask has, counts as 1.
     """
@@ -22,4 +24,4 @@ def area_of_box(annotations: list[dict[str, Any]]) -> float:
         and annotation["bbox"][2] > 0
         and annotation["bbox"][3] > 0
     ]
-    return float(np.median(shares)) if shares else 1.0
+    return float(np.median(shares)) if shares else AREA_PER_BOX_AREA

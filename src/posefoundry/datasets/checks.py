@@ -102,7 +102,8 @@ def _person_checks() -> list[Check]:
             _EQUAL,
             **_pair("num_keypoints", "labelled_keypoints"),
         ),
-        check("area", "Each person has a positive area", _BETWEEN, column="area", min_value=0, strict_min=True),
+        check("area", "No person's area is 0 or less", _BETWEEN, column="area", min_value=0, strict_min=True),
+        check("area_measured", "No area had to be taken from the box", _NOT_NULL, "warning", column="area"),
         check(
             "label_equals_annotation",
             "Each label says what its annotation says",
@@ -155,7 +156,8 @@ def _split_checks(settings: Validate) -> list[Check]:
         Check(
             "set_aside",
             "splits",
-            f"At most {most:.2%} of the annotations were set aside as broken (validate.max_set_aside_fraction)",
+            f"At most {most:.2%} of the annotations were set aside as broken (validate.max_set_aside_fraction); "
+            "set_aside.json in the raw data says why",
             _BETWEEN,
             {"column": "set_aside_fraction", "max_value": most},
         ),

@@ -28,7 +28,7 @@ class CocoKeypoints:
     Attributes:
         images: Records with `id`, `file_name`, `width`, `height` in px.
         annotations: Records with `id`, `image_id`, `category_id`, `bbox` as x, y, w, h in px, `keypoints` as K
-            triples x, y, v, `area` in px, `iscrowd`, `num_keypoints`.
+            triples x, y, v, `area` in px^2 where somebody measured it, `iscrowd`, `num_keypoints`.
         categories: Records with `id`, `name`, `keypoints`, `skeleton`; all with the same keypoints.
         info: About the data set, verbatim.
         licenses: The licences that image records refer to, verbatim.
@@ -124,8 +124,8 @@ def write_coco_keypoints(path: Path, content: CocoKeypoints) -> None:
 def set_faults_aside(content: CocoKeypoints, split: str) -> tuple[CocoKeypoints, list[SetAside]]:
     """Separates the records that can be used from those that cannot.
 
-    Crowds, persons without keypoints, boxes without area or outside the image are no faults. A missing `iscrowd`
-    means 0 and a missing `num_keypoints` is counted; everything else stays as it is.
+    Crowds, persons without keypoints or without a measured area, boxes without area or outside the image are no
+    faults. A missing `iscrowd` means 0 and a missing `num_keypoints` is counted; everything else stays as it is.
 
     Returns:
         The usable content, and what was set aside; an annotation of an image that was set aside carries the image's
@@ -253,8 +253,8 @@ def _annotation_fault(annotation: dict[str, Any], category_ids: set[int], n_keyp
         return Fault("visibility_invalid", f"expected the visibility 0, 1 or 2, got {odd[0]!r}")
     if annotation.get("iscrowd", 0) not in (0, 1):
         return Fault("iscrowd_invalid", f"expected iscrowd as 0 or 1, got {annotation['iscrowd']!r}")
-    if not _are_numbers([annotation.get("area")], 1):
-        return Fault("area_invalid", f"expected area in px, which OKS needs, got {annotation.get('area')!r}")
+    if annotation.get("area") is not None and not _are_numbers([annotation["area"]], 1):
+        return Fault("area_invalid", f"expected area in px^2 as a finite number, got {annotation['area']!r}")
     return None if _is_json(annotation) else Fault("not_finite", "the record holds NaN or infinity")
 
 

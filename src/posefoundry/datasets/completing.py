@@ -60,11 +60,11 @@ class Completer:
         if area > 0 and abs(area - given_box_area) > AREA_TOLERANCE * given_box_area:
             self.areas.append(_AS_CORRECTED)
         else:
-            share = self.area_of_box
+            share, rule = self.area_of_box, _OF_DATA
             old_box_area = person["bbox"][2] * person["bbox"][3] if person else 0
-            if person and old_box_area > 0 and person["area"] > 0:
-                share = min(person["area"] / old_box_area, 1.0)
-            self.areas.append(_OF_PERSON if person else _OF_DATA)
+            if person and old_box_area > 0 and (person.get("area") or 0) > 0:
+                share, rule = min(person["area"] / old_box_area, 1.0), _OF_PERSON
+            self.areas.append(rule)
             area = round(share * bbox[2] * bbox[3], 3)
         labelled = sum(v > 0 for v in annotation["keypoints"][2::3])
         return annotation | {

@@ -50,7 +50,8 @@ def person_of(annotation: dict[str, Any], image_size_wh: tuple[int, int], *, min
     The box is clipped to the image. A keypoint outside the image becomes not labelled.
 
     Args:
-        annotation: With `bbox` as x, y, w, h and `keypoints` as x, y, v, all in px, `area` and `iscrowd`.
+        annotation: With `bbox` as x, y, w, h and `keypoints` as x, y, v, all in px, `iscrowd`, and `area` where it
+            was measured.
         image_size_wh: Width and height of the image in px.
         min_box_side_px: A person whose clipped box is narrower or lower than this is left out.
 
@@ -66,7 +67,8 @@ def person_of(annotation: dict[str, Any], image_size_wh: tuple[int, int], *, min
     x, y, width, height = annotation["bbox"]
     if not labelled.any():
         return "no_keypoints"
-    if width <= 0 or height <= 0 or annotation["area"] <= 0:
+    area = annotation.get("area")
+    if width <= 0 or height <= 0 or (area is not None and area <= 0):
         return "zero_area"
     corners_xyxy = np.array([x, y, x + width, y + height], dtype=np.float64)
     clipped_xyxy = np.clip(corners_xyxy, 0, np.tile(size_wh, 2))

@@ -129,11 +129,15 @@ def apply_corrections(
 
 
 def _read_files(corrections: Path, categories: list[dict[str, Any]]) -> Iterator[CorrectionFile]:
+    unread: dict[Path, Path] = {}
+    rounds = set()
     for path in sorted(corrections.rglob("*.json")):
-        if path.name in NOT_CORRECTIONS:
-            continue
         parts = path.relative_to(corrections).parts
         round_folder = corrections / parts[0] if len(parts) > 1 else corrections
+        if path.name in NOT_CORRECTIONS:
+            unread[round_folder] = path
+            continue
+        rounds.add(round_folder)
         content = read_json(path)
         if is_label_studio(content):
             coco, form = read_export(path, content, categories), "label_studio"
@@ -145,6 +149,11 @@ def _read_files(corrections: Path, categories: list[dict[str, Any]]) -> Iterator
                 f"belong into {corrections}."
             )
         yield CorrectionFile(path=path, round=round_folder, form=form, content=coco)
+    for round_folder in unread.keys() - rounds:
+        raise PosefoundryError(
+            f"{round_folder}: expected corrections, found {unread[round_folder].name} alone, which `posefoundry "
+            "hard-examples` writes and nobody corrects. Save what you corrected under another name."
+        )
 
 
 def _in_terms_of(content: dict[str, Any], categories: list[dict[str, Any]], path: Path) -> CocoKeypoints:

@@ -113,7 +113,7 @@ def _person_row(
         "category_id": annotation["category_id"],
         "num_keypoints": annotation["num_keypoints"],
         "labelled_keypoints": int(labelled.sum()),
-        "area": float(annotation["area"]),
+        "area": np.nan if annotation.get("area") is None else float(annotation["area"]),
     }
     x, y, width, height = annotation["bbox"]
     if width > 0 and height > 0:

@@ -73,7 +73,10 @@ def _require_images(path: Path, tags: Tags, file_names: Iterable[str]) -> None:
     names = Counter(map(flat_name, file_names))
     if strange := sorted(set(tags) - set(names)):
         more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(f"{path}: expected images of the annotation file, got {strange[0]!r}{more}.")
+        raise PosefoundryError(
+            f"{path}: expected images of the annotation file, got {strange[0]!r}{more}. Leave out these rows, as "
+            "data/raw/tags.csv does for the pipeline's test images."
+        )
     if shared := sorted(name for name in tags if names[name] > 1):
         raise PosefoundryError(f"{path}: {shared[0]!r} stands for {names[shared[0]]} images. Rename these files.")
 

@@ -114,10 +114,9 @@ def read_double_annotation(first: Path, second: Path) -> DoubleAnnotation:
     for number, name in enumerate(shared):
         ours, theirs = by_name[0][name], by_name[1][name]
         found = _pairs_of_image(ours, theirs)
-        pairs += [(number, a, b) for a, b in found if a["area"] > 0]
-        left_out["persons without area"] = left_out.get("persons without area", 0) + sum(
-            a["area"] <= 0 for a, _ in found
-        )
+        measured = [(number, a, b) for a, b in found if (a.get("area") or 0) > 0]
+        pairs += measured
+        left_out["persons without area"] = left_out.get("persons without area", 0) + len(found) - len(measured)
         left_out["persons only in the first file"] += len(ours) - len(found)
         left_out["persons only in the second file"] += len(theirs) - len(found)
     if not pairs:

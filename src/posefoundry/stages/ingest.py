@@ -48,7 +48,22 @@ def run(settings: Ingest, *, raw: Path, report: Path) -> None:
         test_names = [image["file_name"] for image in ingested.splits["test"].images]
         write_tags(folder / TAGS_NAME, tags, test_names, corrected.file_names["test"] if corrected else None)
         write_manifest(folder, ingested.source)
-    write_json_atomic(report, _report(ingested, corrected, tags))
+    counts = _report(ingested, corrected, tags)
+    write_json_atomic(report, counts)
+    print(f"ingest: {_skeleton_sentence(ingested.splits['train'])}")
+    for kind, aside in counts["set_aside"].items():
+        if aside["total"]:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in aside["by_reason"].items())
+            print(f"ingest: warning: {aside['total']} {kind} set aside ({reasons}); see {raw / 'set_aside.json'}")
+
+
+def _skeleton_sentence(content: CocoKeypoints) -> str:
+    """Tells what the training takes left and right for: a pair that goes unseen is learned as one keypoint."""
+    skeleton = content.skeleton
+    names = skeleton.keypoint_names
+    pairs = [f"{names[i]}/{names[j]}" for i, j in enumerate(skeleton.flip_indices) if i < j]
+    classes = ", ".join(category["name"] for category in content.categories)
+    return f"{classes}: {len(names)} keypoints, exchanged in mirrored images: {', '.join(pairs) or 'none'}"
 
 
 def _with_corrections(ingested: Ingested, settings: Ingest, folder: Path) -> tuple[Ingested, Corrected | None]:

@@ -12,6 +12,12 @@ from posefoundry.registry import store
 from posefoundry.stages import gate
 
 
+def test_the_data_s_warnings_are_shown_as_a_count(run_gate, capsys):
+    run_gate({"rule": "data_checks"})
+    line = next(line for line in capsys.readouterr().out.splitlines() if "data checks" in line)
+    assert " 0 warnings " in line
+
+
 def test_a_first_candidate_above_its_floors_passes(inputs, run_gate):
     decision = run_gate()
     assert decision["passed"] is True
