@@ -1,7 +1,10 @@
 """What memory a machine or its container has left."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -33,6 +36,13 @@ def test_without_a_bound_the_machine_counts(tmp_path: Path, bound: str, monkeypa
 
 def test_a_container_that_is_full_has_nothing(tmp_path: Path) -> None:
     assert free_memory_bytes(container(tmp_path, 2, "5000", taken=6000, kept=0)) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_a_process_is_not_charged_with_what_its_parent_had() -> None:
+    large = np.ones(2**25)  # 256 MiB
+    command = [sys.executable, "-c", "from posefoundry.machine import peak_memory_bytes; print(peak_memory_bytes())"]
+    assert int(subprocess.check_output(command)) < large.nbytes < peak_memory_bytes()
 
 
 def test_this_process_has_taken_more_than_its_libraries_and_less_than_there_is() -> None:

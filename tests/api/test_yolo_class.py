@@ -243,8 +243,9 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
 def test_val_judges_the_coco_file_that_is_named_and_not_its_sibling(workplace, checkpoints, tiny_coco):
     annotations = shutil.copytree(tiny_coco, workplace / "coco") / "annotations"
     (annotations / "person_keypoints_val2017.json").unlink()
-    metrics = YOLO("yolov8n-pose.pt").val(data=annotations / "person_keypoints_train2017.json", imgsz=64)
-    assert metrics.passport["images"] == 4
+    named = annotations / "person_keypoints_train2017.json"
+    metrics = YOLO("yolov8n-pose.pt").val(data=named, imgsz=64)
+    assert f"4 images, train of {named.absolute()}; " in str(metrics)
 
 
 def test_predict_saves_what_is_asked(workplace, tiny_people):

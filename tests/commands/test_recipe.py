@@ -119,7 +119,7 @@ def test_a_batch_that_fits_is_found(kitchen, monkeypatch, capsys):
 
 def test_a_stopped_recipe_goes_on_with_the_batch_that_was_found_first(stopped, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(batch_size, "CPU_BATCH", 4)
+        patch.setattr(batch_size, "MOST_ON_CPU", 4)
         stopped("out=found", "train.batch_size=auto")
     recipe(["tiny", "out=found", "train.batch_size=auto"])  # now another number would be found
     assert "Going on after step 1 of 2" in capsys.readouterr().out

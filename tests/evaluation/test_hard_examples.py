@@ -305,7 +305,7 @@ NAN = float("nan")
         (odd("annotations", keypoints=[1, 2]), "people.json: annotation 1: expected 17 keypoints of 3 values, got 2"),
         (odd("annotations", keypoints=[NAN] * 51), "people.json: annotation 1: expected finite numbers in keypoints"),
         (odd("annotations", area=NAN), "people.json: annotation 1: expected area in px"),
-        (odd("annotations", area="7"), "people.json: annotation 1: expected area in px, which OKS needs, got '7'"),
+        (odd("annotations", area="7"), "people.json: annotation 1: expected area in px^2 as a finite number, got '7'"),
         (odd("annotations", area=0, bbox=[1, 1, 0, 9]), "people.json: annotation 1: expected a 'bbox' of a width"),
         (odd("annotations", image_id=9), "people.json: annotation 1: no image has the id 9. Correct or remove it."),
         (odd("annotations", 0, "category_id"), "people.json: annotation 1: no category has the id None"),

@@ -114,7 +114,14 @@ def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeyp
 
 @pytest.mark.parametrize(
     ("cores", "processes", "free_bytes", "expected"),
-    [(16, 1, 2**40, 8), (16, 4, 2**40, 3), (1, 1, 2**40, 0), (1, 2, 2**40, 0), (16, 1, 2 * 4 * 8 * 3 * 64**2, 2)],
+    [
+        (16, 1, 2**40, 15),
+        (64, 1, 2**40, 16),
+        (16, 4, 2**40, 3),
+        (1, 1, 2**40, 0),
+        (1, 2, 2**40, 0),
+        (16, 1, 2 * 4 * 8 * 3 * 64**2, 2),
+    ],
 )
 def test_workers_are_what_a_gpus_process_leaves_free(
     cores: int, processes: int, free_bytes: int, expected: int, monkeypatch: pytest.MonkeyPatch

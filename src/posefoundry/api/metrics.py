@@ -81,8 +81,8 @@ class PoseMetrics:
     def __str__(self) -> str:
         rows = [("box", self.box), ("pose", self.pose)]
         lines = [f"{name:5} mAP50-95 {ap.map:.3f}  mAP50 {ap.map50:.3f}  mAP75 {ap.map75:.3f}" for name, ap in rows]
-        about = f"{self.passport['images']} images; {self.passport['area_rule']}"
-        return "\n".join([*lines, *self.summary, about])
+        judged = f"{self.passport['images']} images, {self.passport['split']} of {self.passport['data']}"
+        return "\n".join([*lines, *self.summary, f"{judged}; {self.passport['area_rule']}"])
 
 
 def pose_metrics(judgement: Judgement, names: dict[int, str], category_ids: tuple[int, ...], speed: dict[str, float]) \

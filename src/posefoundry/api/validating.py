@@ -49,9 +49,10 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         # What the weights remember is the file they were trained on, which is not the one to judge them by.
         named = data.named_split if arguments.data else None
-        truth = data.truth(arguments.split or named or "val", scratch)
+        split = arguments.split or named or "val"
+        truth = data.truth(split, scratch)
         progress = stack.enter_context(progress_bar("val") if arguments.verbose else nullcontext())
-        origin = {**_origin(yolo, arguments.half), "data": data.name, "area_rule": truth.area_rule}
+        origin = {**_origin(yolo, arguments.half), "data": data.name, "split": split, "area_rule": truth.area_rule}
         judgement = judge(
             predictor, truth.annotations, truth.images, settings, origin=origin, tags=arguments.tags, progress=progress
         )
