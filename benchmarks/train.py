@@ -52,7 +52,7 @@ OPTIONS = {
     "workers": "auto",
     "compile": "0",
 }
-LOADER_ROUNDS = 3
+LOADER_ROUNDS, LOADER_IMAGES, LOADER_CACHE_GIB = 3, 256, 64.0
 VAL_IMAGES = {"cpu": 32, "cuda": 512}  # enough for folding the BatchNorms, once a validation, not to count
 TRAINED_PER_VALIDATED = 10
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -248,21 +248,20 @@ def measure(ways: list[Way], rounds: int) -> None:
 
 def loader_speed(folder: Path, settings: Train, mosaic_probability: float) -> float:
     """Returns images a second that one core takes out of the cache and augments, as a worker does."""
-    augment = Augment(mosaic_probability=mosaic_probability)
-    images = TrainingImages(
-        read_dataset_yaml(folder / "yolo" / "dataset.yaml"), settings.model_copy(update={"augment": augment})
-    )
+    changed = {"augment": Augment(mosaic_probability=mosaic_probability), "image_cache_gib": LOADER_CACHE_GIB}
+    images = TrainingImages(read_dataset_yaml(folder / "yolo" / "dataset.yaml"), settings.model_copy(update=changed))
+    n_images = min(len(images), LOADER_IMAGES)
     n_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     best = float("inf")
     for epoch in range(LOADER_ROUNDS + 1):
         start = time.perf_counter()
-        for number in range(len(images)):
+        for number in range(n_images):
             images[epoch, number]
         if epoch:  # the first fills the cache
             best = min(best, time.perf_counter() - start)
     cv2.setNumThreads(n_threads)
-    return len(images) / best
+    return n_images / best
 
 
 def validation_speed(folder: Path, settings: Train, group: ProcessGroup) -> float:

@@ -28,8 +28,9 @@ def usable_cores() -> int:
 def peak_memory_bytes() -> int:
     """Returns the most main memory that this process has had so far."""
     # What the system counts for the process begins, on Linux, with what the one had that started it.
-    if lines := _lines(Path("/proc/self/status")):
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -240,6 +240,12 @@ def test_val_without_data_and_with_reports(workplace, checkpoints):
     assert read_json(metrics.save_dir / "errors.json") == metrics.errors
 
 
+def test_a_training_on_a_coco_file_is_judged_by_the_val_file_beside_it(workplace, tiny_coco):
+    named = tiny_coco / "annotations" / "person_keypoints_train2017.json"
+    metrics = YOLO("yolov8n-pose.yaml").train(data=named, epochs=1, imgsz=64, batch=2, verbose=False)
+    assert f" images, val of {named.absolute()}; " in str(metrics)
+
+
 def test_val_judges_the_coco_file_that_is_named_and_not_its_sibling(workplace, checkpoints, tiny_coco):
     annotations = shutil.copytree(tiny_coco, workplace / "coco") / "annotations"
     (annotations / "person_keypoints_val2017.json").unlink()

@@ -164,6 +164,7 @@ NAN_KEYPOINT = [math.nan, *[1] * 50]
         ({"keypoints": [1, 1, 0.5] + [1] * 48}, "visibility_invalid"),
         ({"iscrowd": 2}, "iscrowd_invalid"),
         ({"area": "12"}, "area_invalid"),
+        ({"area": None, "bbox": [5.0, 6.0, 0.0, 40.0]}, "area_missing"),
         ({"area": math.nan}, "area_invalid"),
         ({"segmentation": [[math.nan, 1]]}, "not_finite"),
     ],

@@ -14,7 +14,7 @@ WITHOUT_INFLUENCE = {
     "params.py",  # reading them
     "errors.py",  # what is refused, and how it is told
     "files.py",  # reading and writing as it is
-    "machine.py",  # the processor's name, which is told, and how many cores share the work
+    "machine.py",  # how many cores and how much memory there are, which no file holds, and the processor's name
     "processes.py",  # how processes end
     "registry",  # keeps what others have decided; which model is in production is no file, and so outside of DVC
     "stages/__init__.py",  # how processes end

@@ -80,6 +80,7 @@ def on_a_cpu_with(free_gib: float, monkeypatch: pytest.MonkeyPatch) -> None:
         yield lambda n_images: 2**30 + n_images * 2**27
 
     monkeypatch.setattr(batch_size, "free_memory_bytes", lambda: int(free_gib * 2**30))
+    monkeypatch.setattr(batch_size, "image_files", lambda folder: [folder] * 10**6)  # more than any cache holds
     monkeypatch.setattr(batch_size, "peak_bytes_on_cpu", trial)
 
 
@@ -105,12 +106,15 @@ def test_cpus_take_the_usual_batch_or_the_fewer_that_fit(
     group = Peers(rank=0, n_processes=processes, device=torch.device("cpu"))
     auto = Train(batch_size="auto", processes=processes)
     assert with_batch_that_fits(auto, group, people / "yolo" / "dataset.yaml").batch_size == expected
-    assert f"batches of {expected} images fit in 70% of the" in capsys.readouterr().out
+    told = f"batches of {expected} images, {expected // processes} a process: they fit in 70% of the"
+    assert told in capsys.readouterr().out
 
 
 def test_a_cpu_with_too_little_memory_is_told(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu_with(2 + 1.2, monkeypatch)
-    with pytest.raises(PosefoundryError, match=r"1\.2 GiB, and they do not\. Choose a smaller train\.model"):
+    with pytest.raises(
+        PosefoundryError, match=r"1\.2 GiB, and they do not\. Choose a smaller train\.model, .*cache_gib"
+    ):
         with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
 
 
@@ -140,6 +144,17 @@ def test_what_is_tried_leaves_nothing_behind(people: Path, monkeypatch: pytest.M
     gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
     with_batch_that_fits(Train(batch_size="auto"), gpu, people / "yolo" / "dataset.yaml")
     assert resets == [False] * 4, "before each of three trials and after the last"
+
+
+def test_a_cache_larger_than_the_data_leaves_room(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = people / "yolo" / "dataset.yaml"
+    spec = read_dataset_yaml(dataset)
+    settings = Train(batch_size="auto", image_cache_gib=1e6, image_size_px=64)
+    assert batch_size._cached_bytes(settings, spec) == (24 + 4) * 3 * 64 * 64
+    assert batch_size._cached_bytes(settings.model_copy(update={"image_cache_folder": people}), spec) == 0
+    on_a_cpu_with(64, monkeypatch)
+    monkeypatch.setattr(batch_size, "image_files", lambda folder: [folder] * 24)
+    assert with_batch_that_fits(settings, ALONE, dataset).batch_size == 16
 
 
 def test_a_number_stays_and_nothing_is_tried() -> None:

@@ -13,7 +13,7 @@ from posefoundry.training import identity
 from posefoundry.training.distributed import ProcessGroup
 
 REPOSITORY = Path(__file__).parents[2]
-# What reads parameters or tags, tells of faults, refuses broken images, ends processes or names the machine.
+# What reads parameters or tags, tells of faults, refuses broken images, ends processes or looks at the machine.
 WITHOUT_INFLUENCE = {
     "config.py",
     "datasets/coco.py",

@@ -1,6 +1,8 @@
 """Trials train for real and tell what memory it took."""
 
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,13 +28,18 @@ def test_on_a_cpu_another_process_tries_and_its_end_means_too_much(people: Path,
         few, many = peak_bytes(2), peak_bytes(8)
         of_tensors = 6 * 3 * 256 * 256 * 4
         assert many - few > of_tensors
-        with pytest.raises(TypeError):  # what fails there is told here
+        with pytest.raises(RuntimeError, match="TypeError: "):  # what fails there is told here
             peak_bytes(-1)
         (trial,) = set(multiprocessing.active_children()) - before
         trial.kill()  # as Linux does where memory runs out
         with pytest.raises(torch.OutOfMemoryError):
             peak_bytes(16)
     assert not trial.is_alive()
+    with peak_bytes_on_cpu(larger, spec) as peak_bytes:
+        (trial,) = set(multiprocessing.active_children()) - before
+        os.kill(trial.pid, signal.SIGQUIT)
+        with pytest.raises(RuntimeError, match="of 2 images ended with exit code -3"):
+            peak_bytes(2)
 
 
 def test_memory_running_out_is_known_by_its_words() -> None:

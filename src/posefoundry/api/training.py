@@ -120,6 +120,7 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     checkpoints.clear()
     checked = {
         "data": plan.data,
+        "split": "val",
         "device": plan.device,
         "verbose": plan.verbose,
         "batch": plan.settings.batch_size,

@@ -255,6 +255,9 @@ def _annotation_fault(annotation: dict[str, Any], category_ids: set[int], n_keyp
         return Fault("iscrowd_invalid", f"expected iscrowd as 0 or 1, got {annotation['iscrowd']!r}")
     if annotation.get("area") is not None and not _are_numbers([annotation["area"]], 1):
         return Fault("area_invalid", f"expected area in px^2 as a finite number, got {annotation['area']!r}")
+    is_judged = not annotation.get("iscrowd", 0) and any(v > 0 for v in keypoints[2::3])
+    if annotation.get("area") is None and is_judged and min(annotation["bbox"][2:]) <= 0:
+        return Fault("area_missing", "expected an area, or a box with a width and a height to take it from")
     return None if _is_json(annotation) else Fault("not_finite", "the record holds NaN or infinity")
 
 

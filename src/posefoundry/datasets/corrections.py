@@ -149,7 +149,7 @@ def _read_files(corrections: Path, categories: list[dict[str, Any]]) -> Iterator
                 f"belong into {corrections}."
             )
         yield CorrectionFile(path=path, round=round_folder, form=form, content=coco)
-    for round_folder in unread.keys() - rounds:
+    for round_folder in sorted(unread.keys() - rounds):
         raise PosefoundryError(
             f"{round_folder}: expected corrections, found {unread[round_folder].name} alone, which `posefoundry "
             "hard-examples` writes and nobody corrects. Save what you corrected under another name."

@@ -235,7 +235,9 @@ def print_decision(heading: str, decision: Decision) -> None:
     for rule in decision.rules:
         form = ".0f" if rule.kind == "data" else ".3f"  # the data's figure is a count of warnings
         numbers = ["" if number is None else f"{number:{form}}" for number in (rule.candidate, rule.bound)]
-        if numbers[0] and rule.kind == "data":
+        if rule.kind == "data" and not rule.passed:
+            numbers[0] = ""  # it is faults that fail
+        elif numbers[0] and rule.kind == "data":
             numbers[0] += " warning" if rule.candidate == 1 else " warnings"
         interval = f"{rule.interval[0]:+.3f} to {rule.interval[1]:+.3f}" if rule.interval else ""
         result = Text("pass", "green") if rule.passed else Text("fail", "bold red")

@@ -46,9 +46,10 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
         most = MOST_ON_CPU
     batch_size = group.n_processes * rounded(min([*group.gather([fits]), max(1, most // group.n_processes)]))
     if group.is_main:
+        share = batch_size // group.n_processes
         print(
-            f"train.batch_size auto: batches of {batch_size} images fit in {SHARE_OF_FREE_MEMORY:.0%} of the "
-            f"{free_bytes / 2**30:.1f} GiB free on {group.device}."
+            f"train.batch_size auto: batches of {batch_size} images, {share} a process: they fit "
+            f"in {SHARE_OF_FREE_MEMORY:.0%} of the {free_bytes / 2**30:.1f} GiB that {group.device} has free for it."
         )
     return settings.model_copy(update={"batch_size": batch_size})
 
@@ -89,13 +90,20 @@ def _fits_gpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[
 
 def _fits_cpu(settings: Train, group: ProcessGroup, spec: DatasetSpec) -> tuple[int, int]:
     """Returns how many images a process's share of the memory holds, on the host that has least, and that share."""
-    cached_bytes = 0 if settings.image_cache_folder else settings.image_cache_gib * 2**30
-    own = max(0, int((free_memory_bytes() - cached_bytes) / settings.processes))
+    own = max(0, int((free_memory_bytes() - _cached_bytes(settings, spec)) / settings.processes))
     free_bytes, fits = min(group.gather([own])), 0
     if group.is_main:  # alone, or they would try in each other's memory
         with peak_bytes_on_cpu(settings, spec) as peak_bytes:
             fits = largest_that_fits(peak_bytes, free_bytes, TRIED_ON_CPU)
     return group.from_main(fits), free_bytes
+
+
+def _cached_bytes(settings: Train, spec: DatasetSpec) -> float:
+    """Returns what the decoded images of all processes of a host take at most."""
+    if settings.image_cache_folder:
+        return 0
+    n_images = sum(len(image_files(spec.splits[split])) for split in ("train", "val"))
+    return min(settings.image_cache_gib * 2**30, n_images * 3 * settings.image_size_px**2)
 
 
 def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: Sequence[int] = TRIED) -> int:
@@ -122,7 +130,8 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: 
     if len(peaks) < 2:
         raise PosefoundryError(
             f"train.batch_size auto: expected {tried[1]} images to fit in {free_bytes / 2**30:.1f} GiB, and they do "
-            "not. Choose a smaller train.model or train.image_size_px, or state train.batch_size."
+            "not. Choose a smaller train.model, train.image_size_px or train.image_cache_gib, or state "
+            "train.batch_size."
         )
     (few, few_bytes), (many, many_bytes) = list(peaks.items())[-2:]
     bytes_an_image = max(1.0, (many_bytes - few_bytes) / (many - few))

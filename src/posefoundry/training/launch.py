@@ -38,6 +38,8 @@ from posefoundry.processes import answer_within
 from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
 from posefoundry.training.meeting import RENDEZVOUS, Meeting, find_meeting, interface_of
 
+T = TypeVar("T")
+
 JOIN_TIMEOUT_S = 600
 # Seconds after which a host that does not answer a question counts as gone.
 ANSWER_TIMEOUT_S = 60.0
@@ -47,8 +49,6 @@ LAST_WORDS_S = 15.0
 # In the store of an attempt: the host that has ended the training for good.
 ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
-T = TypeVar("T")
-
 STOPPED = "stopped by a signal; the next run goes on from the last checkpoint."
 
 
@@ -122,8 +122,8 @@ class _Agent(LocalElasticAgent):
     def missing(self) -> list[str]:
         """Names the hosts of the last attempt that have not come to begin again; none where their store is gone too."""
         with suppress(RendezvousConnectionError):
-            keys = {host: f"back/{rank}" for rank, host in enumerate(self.hosts)}
-            return self._asks(lambda store: [host for host, key in keys.items() if not store.check([key])])
+            numbered = list(enumerate(self.hosts))
+            return self._asks(lambda store: [host for rank, host in numbered if not store.check([f"back/{rank}"])])
         return []
 
     def _asks(self, question: Callable[[Store], T]) -> T:
@@ -136,7 +136,7 @@ class _Agent(LocalElasticAgent):
         if store is None:
             raise RendezvousConnectionError("the processes have no common store yet")
         try:
-            return _answer(lambda: question(store))
+            return _answer(lambda: question(store), ANSWER_TIMEOUT_S)
         except DistError as error:
             raise RendezvousConnectionError(str(error)) from error
 
@@ -237,16 +237,16 @@ def _ended(pid: int) -> tuple[int, int | None] | None:
     return (end.si_code, end.si_status) if end else None
 
 
-def _answer(question: Callable[[], T]) -> T:
+def _answer(question: Callable[[], T], seconds: float) -> T:
     """Returns the answer; over a link that is down, torch waits for one for as long as TCP tries to get through.
 
     Raises:
-        RendezvousConnectionError: None has come within `ANSWER_TIMEOUT_S`.
+        RendezvousConnectionError: None has come within so many seconds.
     """
     try:
-        return answer_within(ANSWER_TIMEOUT_S, question)
+        return answer_within(seconds, question)
     except TimeoutError:
-        raise RendezvousConnectionError(f"it has not answered for {ANSWER_TIMEOUT_S:g} s") from None
+        raise RendezvousConnectionError(f"it has not answered for {seconds:g} s") from None
 
 
 def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
@@ -263,7 +263,9 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
         )
     )
     for name in ("is_closed", "num_nodes_waiting", "shutdown"):
-        setattr(handler, name, partial(_answer, getattr(handler, name)))
+        setattr(handler, name, partial(_answer, getattr(handler, name), ANSWER_TIMEOUT_S))
+    meet = partial(_answer, handler.next_rendezvous, JOIN_TIMEOUT_S + ANSWER_TIMEOUT_S)
+    handler.next_rendezvous = meet  # type: ignore[method-assign]
     spec = WorkerSpec(
         role="train",
         local_world_size=settings.processes,

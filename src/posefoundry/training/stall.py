@@ -94,7 +94,7 @@ class StallWatch:
     """Watches all processes of a training from one of them.
 
     Args:
-        store: Shared by all; used by the watch's thread alone.
+        store: Shared by all; used by one thread at a time.
         progress: Of this process.
         rank: Of this process.
         n_processes: Of all hosts.
@@ -140,7 +140,7 @@ class StallWatch:
     def leave(self) -> None:
         """Tells the others that this process has ended well and is not to be missed."""
         with suppress(RuntimeError, TimeoutError):
-            answer_within(self.timeout_s, lambda: self._publish(done=True))
+            answer_within(ASK_S, lambda: self._publish(done=True))
 
     def is_first_to_tell(self) -> bool:
         """True in one process of each host, so that each host's output has the verdict once."""
@@ -238,7 +238,8 @@ def watch_for_stalls(
         done.set()
         # A thread that comes back from the store while Python ends makes the process abort.
         thread.join(LAST_WORDS_S)
-    watch.leave()
+    if not thread.is_alive():
+        watch.leave()
 
 
 def _end(message: str, tells: bool, last_words: Callable[[str], None] | None) -> None:

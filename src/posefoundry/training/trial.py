@@ -59,8 +59,11 @@ def peak_bytes_on_cpu(settings: Train, spec: DatasetSpec) -> Iterator[Callable[[
         try:
             ours.send(n_images)
             peak = ours.recv()
-        except (EOFError, ConnectionError):  # it was ended
-            raise torch.OutOfMemoryError from None
+        except (EOFError, ConnectionError):
+            trial.join()
+            if trial.exitcode == -signal.SIGKILL:  # so Linux ends what takes too much
+                raise torch.OutOfMemoryError from None
+            raise RuntimeError(f"trying a batch of {n_images} images ended with exit code {trial.exitcode}") from None
         if isinstance(peak, Exception):
             raise peak
         return peak
@@ -76,7 +79,8 @@ def peak_bytes_on_cpu(settings: Train, spec: DatasetSpec) -> Iterator[Callable[[
 def _try_on_cpu(asked: Connection, settings: Train, spec: DatasetSpec, n_threads: int) -> None:
     """Trains on batches of the sizes asked for; answers each with the most memory taken so far, or with what failed."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked gets it too, and ends this process
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # who asked gets it too, and ends this process
+        signal.signal(signal_number, signal.SIG_IGN)
     torch.set_num_threads(n_threads)
     with suppress(EOFError, ConnectionError):  # nobody asks any more
         while n_images := asked.recv():
@@ -85,7 +89,7 @@ def _try_on_cpu(asked: Connection, settings: Train, spec: DatasetSpec, n_threads
                 asked.send(peak_memory_bytes())
             except Exception as error:
                 too_much = isinstance(error, MemoryError) or NO_MEMORY in str(error)
-                asked.send(torch.OutOfMemoryError() if too_much else error)
+                asked.send(torch.OutOfMemoryError() if too_much else RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def train_on_noise(n_images: int, settings: Train, spec: DatasetSpec, device: torch.device) -> Trainer:
