@@ -37,8 +37,8 @@ def test_on_a_cpu_another_process_tries_and_its_end_means_too_much(people: Path,
     assert not trial.is_alive()
     with peak_bytes_on_cpu(larger, spec) as peak_bytes:
         (trial,) = set(multiprocessing.active_children()) - before
-        os.kill(trial.pid, signal.SIGQUIT)
-        with pytest.raises(RuntimeError, match="of 2 images ended with exit code -3"):
+        os.kill(trial.pid, signal.SIGABRT)
+        with pytest.raises(RuntimeError, match="of 2 images ended with exit code -6"):
             peak_bytes(2)
 
 
