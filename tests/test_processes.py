@@ -30,10 +30,10 @@ def test_a_second_interrupt_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 CHILD = """
-import signal, time
+import os, signal, time
 from posefoundry.processes import die_with_parent, stop_with_parent
 die_with_parent()
-signal.signal(signal.SIGTERM, lambda *_: print("asked to stop", flush=True))
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"asked to stop\\n"))  # may come amid a print
 stop_with_parent(grace_s=0.2)
 print("ready", flush=True)
 time.sleep(60)
