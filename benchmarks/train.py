@@ -178,7 +178,8 @@ def plain_way(folder: Path, settings: Train, group: ProcessGroup) -> Way:
         time_of = watch.around if watch else lambda _, function: function
         for batch in timed_loader(trainer.loader, watch):
             batch = batch.to(device)
-            output = time_of("forward", model)(batch.images.float() / 255)
+            images = batch.images.contiguous().float() / 255  # the loader gives channels last
+            output = time_of("forward", model)(images)
             loss = time_of("loss", criterion)(output, batch).total
             optimizer.zero_grad()
             time_of("backward", loss.backward)()
