@@ -2,11 +2,14 @@
 
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+CommandLine = Callable[..., tuple[Any, str, str]]
 
 # A shell starts its background jobs deaf to the interrupt, and so would be the programs that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -17,6 +20,21 @@ STANDING_XY = [
     [0.20, 0.36], [0.88, 0.50], [0.12, 0.50], [0.62, 0.52], [0.38, 0.52], [0.64, 0.74], [0.36, 0.74], [0.66, 0.96],
     [0.34, 0.96],
 ]  # fmt: skip
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Runs `posefoundry` with words in this process; returns exit status, stdout and stderr."""
+    from posefoundry import cli
+
+    def act(*words: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["posefoundry", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return act
 
 
 @pytest.fixture(scope="session")

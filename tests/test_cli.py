@@ -22,17 +22,8 @@ COMMANDS = ("promote", "rollback", "versions", "history", "ui", "predict")
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line in this process; returns exit status, stdout and stderr."""
-
-    def act(*arguments):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return act
+def run(command_line):
+    return command_line
 
 
 @pytest.fixture

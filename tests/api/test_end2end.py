@@ -1,12 +1,10 @@
 """`end2end`: which of YOLO26's two heads is used, and what the other families say to it."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from posefoundry import YOLO, cli
+from posefoundry import YOLO
 from posefoundry.errors import PosefoundryError
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
@@ -69,15 +67,9 @@ def test_a_fused_model_has_no_other_head(workplace):
     assert best_score(model) == before
 
 
-def test_on_the_command_line(workplace, monkeypatch, capsys):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, capsys.readouterr()
-
-    assert run("predict", "model=yolo26n-pose.pt", "end2end=False", "imgsz=64")[0] == 0
-    assert run("val", "model=yolo26n-pose.pt", "data=coco8-pose.yaml", "end2end=false", "imgsz=64")[0] == 0
-    status, told = run("predict", "model=yolov8n-pose.pt", "end2end=True")
-    assert status == 2 and "expected a YOLO26 model" in told.err
-    assert "one box a person, without NMS" in run("info", "yolo26n-pose.pt")[1].out
+def test_on_the_command_line(workplace, command_line):
+    assert command_line("predict", "model=yolo26n-pose.pt", "end2end=False", "imgsz=64")[0] == 0
+    assert command_line("val", "model=yolo26n-pose.pt", "data=coco8-pose.yaml", "end2end=false", "imgsz=64")[0] == 0
+    status, _, err = command_line("predict", "model=yolov8n-pose.pt", "end2end=True")
+    assert status == 2 and "expected a YOLO26 model" in err
+    assert "one box a person, without NMS" in command_line("info", "yolo26n-pose.pt")[1]

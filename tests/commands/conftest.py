@@ -1,31 +1,22 @@
 """`posefoundry evaluate` on files that tests make up."""
 
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from posefoundry import cli
 from posefoundry.skeleton import COCO_KEYPOINT_NAMES
 
 
 @pytest.fixture
-def evaluate(monkeypatch, capsys, tmp_path):
+def evaluate(monkeypatch, command_line, tmp_path):
     """Runs `posefoundry evaluate` in a folder of its own; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-
-    def act(*words):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", "evaluate", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return act
+    return partial(command_line, "evaluate")
 
 
 def make_random_files(seed, *, names=COCO_KEYPOINT_NAMES, n_classes=1, boxes=True, n_images=30):

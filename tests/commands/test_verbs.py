@@ -22,19 +22,11 @@ VERBS = ("train", "val", "predict", "export", "convert", "models", "info", "impo
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, command_line, tmp_path):
     """Runs the command line in this process, in a folder of its own; returns exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def act(*words):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return act
+    return command_line
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Which images are hard, why, and the folder that a person corrects them from: out, corrected, and back."""
 
 import json
-import sys
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from folders import fingerprint
 
-from posefoundry import cli
 from posefoundry.config import Convert, Ingest, SyntheticSource
 from posefoundry.datasets.coco import CocoKeypoints, load_coco_keypoints
 from posefoundry.errors import PosefoundryError
@@ -163,15 +162,8 @@ def take_in():
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def act(*words):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", "hard-examples", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return act
+def run(command_line):
+    return partial(command_line, "hard-examples")
 
 
 def test_out_corrected_and_back(project, run):

@@ -1,14 +1,13 @@
 """Sigmas from simulated double annotations whose truth is known, and from spoilt ones."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from posefoundry import cli
 from posefoundry.datasets.pairing import box_iou_xywh, mutual_nearest
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
@@ -213,19 +212,11 @@ def test_the_flat_default_is_warned_of_where_it_flatters(sigmas, oks_ap, matches
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(monkeypatch, command_line, tmp_path):
     """Runs the command in a folder with two annotators' files; returns exit status, stdout and stderr."""
     write(tmp_path, two_annotators(30))
     monkeypatch.chdir(tmp_path)
-
-    def act(*words):
-        monkeypatch.setattr(sys, "argv", ["posefoundry", "sigmas", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
-
-    return act
+    return partial(command_line, "sigmas")
 
 
 def test_the_table_and_both_files(run, tmp_path):
