@@ -77,21 +77,6 @@ def test_each_family_learns_by_each_optimiser(people: Path, settings: Train, mod
     assert all(value.isfinite().all() for value in trainer.average.model.state_dict().values())
 
 
-def test_too_little_memory_is_told_with_its_remedies(
-    people: Path, settings: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = trainer_on(people, settings)
-
-    def forward(images: torch.Tensor) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. See documentation for more.")
-
-    monkeypatch.setattr(trainer.model, "forward", forward)
-    with pytest.raises(PosefoundryError) as told:
-        train(trainer)
-    assert str(told.value).startswith("cpu has too little memory for batches of 8 images a process. Lower train.batch")
-    assert str(told.value).endswith("PyTorch says: CUDA out of memory. Tried to allocate 2.00 GiB")
-
-
 def test_criterion_hears_of_each_epoch(people: Path, settings: Train) -> None:
     trainer = trainer_on(people, settings.model_copy(update={"model": "yolo26n-pose", "epochs": 2}))
     train(trainer)

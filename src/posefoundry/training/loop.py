@@ -20,7 +20,6 @@ from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.epoch_log import EpochLog
 from posefoundry.training.guard import StepGuard
 from posefoundry.training.losses import Criterion
-from posefoundry.training.memory import told_when_short
 from posefoundry.training.observer import Observer
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
 from posefoundry.training.rescue import DivergedError, Rescue
@@ -98,15 +97,8 @@ class Trainer:
 
         Raises:
             StoppedError: `should_stop` said so; a checkpoint is written.
-            PosefoundryError: The training diverged, also after going back to a checkpoint, or the memory of a GPU is
-                too small.
+            PosefoundryError: The training diverged, also after going back to a checkpoint.
         """
-        with told_when_short(self.group.device, self.settings.batch_size // self.group.n_processes):
-            self._train_epochs(validate, keep_weights)
-
-    def _train_epochs(
-        self, validate: Callable[[PoseModel], Metrics], keep_weights: Callable[[PoseModel, int, Metrics], bool | None]
-    ) -> None:
         end = False
         while self.epoch < self.settings.epochs and not end:
             try:

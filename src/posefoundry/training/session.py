@@ -21,6 +21,7 @@ from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
+from posefoundry.training.memory import told_when_short
 from posefoundry.training.observer import Observer
 from posefoundry.training.pictures import batch_pictures
 from posefoundry.training.validation import Validator
@@ -113,7 +114,8 @@ def train_model(
 
     Raises:
         StoppedError: `should_stop` said so.
-        PosefoundryError: The data or the weights to start from cannot be used, or the training diverged.
+        PosefoundryError: The data or the weights to start from cannot be used, the training diverged, or the memory
+            of a GPU is too small.
     """
     spec = read_dataset_yaml(dataset_yaml)
     if group.n_processes != settings.total_processes:
@@ -130,10 +132,24 @@ def train_model(
     images = TrainingImages(spec, settings, n_more=len(validator.images))
     validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)
-    trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
-    best = BestSoFar()
-    facts = {"train": settings.model_dump(mode="json"), **(extra or {})}
-    files = WeightFiles(weights_folder, info, facts)
+    files = WeightFiles(weights_folder, info, {"train": settings.model_dump(mode="json"), **(extra or {})})
+    with told_when_short(group.device, share):
+        trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
+        best = _train(trainer, validator, files, checkpoints, batch_pictures(images, settings.batch_size))
+        if group.is_main:
+            _show(trainer.observers, validator.pictures(trainer.average.model))
+    return best
+
+
+def _train(
+    trainer: Trainer,
+    validator: Validator,
+    files: WeightFiles,
+    folder: CheckpointFolder | None,
+    pictures: dict[str, np.ndarray],
+) -> BestSoFar:
+    """Trains from the last checkpoint or from the start to the end, and writes the weights."""
+    best, settings = BestSoFar(), trainer.settings
 
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> bool:
         files.write("last", average.state_dict(), epoch, metrics)
@@ -145,19 +161,17 @@ def train_model(
         return bool(settings.early_stop_epochs) and epoch - best.epoch >= settings.early_stop_epochs
 
     trainer.checkpoints = Checkpoints(
-        checkpoints,
-        group,
+        folder,
+        trainer.group,
         shared={"trainer": trainer},
         of_main={"best": best, **{f"observer {n}": observer for n, observer in enumerate(trainer.observers)}},
         facts=lambda: _facts(trainer, best),
         best_step=lambda: best.step,
     )
-    _begin(trainer, best, files, group)
-    _show(trainer.observers, batch_pictures(images, settings.batch_size))
+    _begin(trainer, best, files)
+    _show(trainer.observers, pictures)
     trainer.train(validator, keep_weights)
     files.write_what_is_left()
-    if group.is_main:
-        _show(trainer.observers, validator.pictures(trainer.average.model))
     return best
 
 
@@ -179,19 +193,19 @@ def _initial_model(settings: Train, spec: DatasetSpec, group: ProcessGroup) -> P
     return model
 
 
-def _begin(trainer: Trainer, best: BestSoFar, files: WeightFiles, group: ProcessGroup) -> None:
+def _begin(trainer: Trainer, best: BestSoFar, files: WeightFiles) -> None:
     """Goes on from the last checkpoint that is whole, else keeps one of the start."""
     if trainer.checkpoints.restore():
-        if group.is_main:
+        if trainer.group.is_main:
             print(f"Going on after step {trainer.step} of {trainer.n_steps}, in epoch {trainer.epoch + 1}.")
             if best.weights:
                 files.write("best", best.weights, best.epoch, best.metrics)
         return
     folder = trainer.checkpoints.folder
-    if group.is_main and folder is not None and folder.steps():
+    if trainer.group.is_main and folder is not None and folder.steps():
         print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
     trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
-    if group.is_main:  # to name when going on after an early stop
+    if trainer.group.is_main:  # to name when going on after an early stop
         files.write("last", trainer.average.model.state_dict(), 0, {})
 
 
