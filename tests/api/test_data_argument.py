@@ -85,6 +85,22 @@ def test_truth_of_a_list_of_images(tiny_people, tmp_path):
     assert len(truth.annotations) == 2
 
 
+def test_a_split_is_a_word_of_a_coco_file_s_name(tiny_coco, tmp_path):
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    for split in ("train", "val"):
+        shutil.copytree(tiny_coco / f"images/{split}2017", tmp_path / "images", dirs_exist_ok=True)
+    for name, split in (("evaluation_train", "train"), ("evaluation_val", "val"), ("interval", "val")):
+        shutil.copy(tiny_coco / f"annotations/person_keypoints_{split}2017.json", annotations / f"{name}.json")
+    named = open_data(annotations / "evaluation_val.json")
+    assert named.named_split == "val"
+    assert {split: file.annotations.name for split, file in named.coco.items()} == {
+        "train": "evaluation_train.json",
+        "val": "evaluation_val.json",
+    }
+    assert open_data(annotations / "interval.json").named_split is None
+
+
 def test_coco_file_brings_its_siblings_and_is_the_truth_itself(tiny_coco, tmp_path):
     given = tiny_coco / "annotations" / "person_keypoints_train2017.json"
     data = open_data(given)

@@ -91,7 +91,10 @@ def test_classes_that_are_confused_missed_and_invented(person, detection, coco):
         ("file_name,a,a\n001.png,x,y\n", "tags with distinct names"),
         ("file_name,a\n001.png,x=y\n", "without '=' and '&'"),
         ("file_name,a\n001.png,x\n001.png,y\n", "line 3: '001.png' stands there twice"),
-        ("file_name,a\n009.png,x\n010.png,x\n", "expected images of the annotation file, got '009.png' and 1 more"),
+        (
+            "file_name,a\n009.png,x\n010.png,x\n",
+            "2 of 2 rows are of images .*, such as '009.png'; expected names such as '001.png'",
+        ),
         ("file_name,a\nday__1.png,x\n", "'day__1.png' stands for 2 images"),
         (f"file_name,a\n001.png,{'x' * 140_000}\n", "tags: expected CSV in UTF-8, got .*field larger than"),
         (None, "tags: expected a CSV file, found none"),
@@ -102,6 +105,15 @@ def test_tags_that_cannot_be_meant_are_refused(content, message, tmp_path):
         (tmp_path / "tags.csv").write_text(content)
     with pytest.raises(PosefoundryError, match=message):
         read_tags(tmp_path / "tags.csv", where="tags", file_names=["001.png", "day/1.png", "day__1.png"])
+
+
+def test_tags_of_other_images_are_left_out_aloud(tmp_path, capsys):
+    path = tmp_path / "tags.csv"
+    path.write_text("file_name,site\n001.png,yard\n900.png,hall\n901.png,hall\n")
+    assert read_tags(path, where="tags", file_names=["001.png", "002.png"]) == {"001.png": {"site": "yard"}}
+    assert "2 of 3 rows are of images that the annotations do not have, such as '900.png': left out" in (
+        capsys.readouterr().err
+    )
 
 
 def columns(path, names):

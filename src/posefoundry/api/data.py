@@ -1,6 +1,7 @@
 """What `data=` names: a dataset.yaml, one that ships with the product, or a COCO file; and its ground truth."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES
 
 DATASETS_VARIABLE = "POSEFOUNDRY_DATASETS"
+# As a word of its own: not the "val" of "evaluation".
+SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])")
 CATALOG = Path(datasets.__file__).parent / "catalog"
 
 
@@ -121,11 +124,11 @@ def find_coco_files(path: Path) -> dict[str, CocoFile]:
     """
     if not path.is_file():
         raise PosefoundryError(f"data: expected a COCO file at {path.absolute()}, found none.")
-    own = _split_of(path)
+    own = SPLIT_IN_NAME.search(path.stem)
     if own is None:
         file = CocoFile(annotations=path.absolute(), images=_images_of(path))
         return {"train": file, "val": file}
-    siblings = {split: path.with_name(path.name.replace(own, split)) for split in SPLITS}
+    siblings = {split: path.with_name(path.name[: own.start()] + split + path.name[own.end() :]) for split in SPLITS}
     return {
         split: CocoFile(annotations=sibling.absolute(), images=_images_of(sibling))
         for split, sibling in siblings.items()
@@ -134,7 +137,8 @@ def find_coco_files(path: Path) -> dict[str, CocoFile]:
 
 
 def _split_of(path: Path) -> str | None:
-    return next((split for split in SPLITS if split in path.stem), None)
+    found = SPLIT_IN_NAME.search(path.stem)
+    return found.group() if found else None
 
 
 def _images_of(annotations: Path) -> Path:

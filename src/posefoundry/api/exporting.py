@@ -1,4 +1,4 @@
-"""`YOLO.export`: one file for one runtime, beside the weights it was made from."""
+"""`YOLO.export`: one file for one runtime, beside the weights it was made from unless they are the pipeline's."""
 
 import tempfile
 from dataclasses import replace
@@ -43,4 +43,15 @@ def _target(yolo: "YOLO", suffix: str) -> Path:
     opened = yolo._opened
     # What the registry lent lies in a folder that goes away; a new model has none.
     folder = opened.path.parent if opened.path is not None and opened.kept is None else Path()
+    if _is_made_by_pipeline(folder):
+        folder = Path()
     return folder / f"{opened.called}.{suffix}"
+
+
+def _is_made_by_pipeline(folder: Path) -> bool:
+    """Tells whether the folder is an output of the pipeline; DVC deletes there whatever the pipeline did not make."""
+    from posefoundry.registry.lineage import dvc_hashes
+    from posefoundry.registry.store import project_root
+
+    root = project_root()
+    return any(folder.resolve().is_relative_to((root / output).resolve()) for output in dvc_hashes())

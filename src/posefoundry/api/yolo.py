@@ -209,7 +209,9 @@ class YOLO:
         return metrics
 
     def export(self, **arguments: Any) -> str:
-        """Writes the model as ONNX or a TensorRT engine beside its weights, and returns where; see `ExportArguments`.
+        """Writes the model as ONNX or a TensorRT engine and returns where; see `ExportArguments`.
+
+        It goes beside its weights; where these are an output of the pipeline, into the working directory.
 
         Raises:
             PosefoundryError: An argument is wrong, or the format cannot be made here.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ def read_tags(path: Path, *, where: str, file_names: Iterable[str] | None = None
     Args:
         path: The CSV file.
         where: The setting that named it, for messages.
-        file_names: The images; none other may stand there. By default any may.
+        file_names: The images; rows of others are left out, which is told. By default none are.
         reserved: Names that no tag may have, beside those of the evaluation's slices.
 
     Returns:
@@ -32,7 +33,7 @@ def read_tags(path: Path, *, where: str, file_names: Iterable[str] | None = None
     Raises:
         PosefoundryError: The file is missing or not CSV in UTF-8, has no column `file_name`, a tag's name is empty,
             comes twice, is reserved or that of a group of slices, a tag or value has a `=` or `&` in it, a row
-            contradicts another, an image is not there, or two images share a bare file name.
+            contradicts another, no row is of an image, or two images share a bare file name.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
@@ -64,21 +65,24 @@ def read_tags(path: Path, *, where: str, file_names: Iterable[str] | None = None
                 raise PosefoundryError(
                     f"{path}: expected tags without '=' and '&', by which the gate's rules name slices, got {text!r}."
                 )
-    if tags and file_names is not None:
-        _require_images(path, tags, file_names)
-    return tags
+    return tags if file_names is None else _of_images(path, tags, file_names)
 
 
-def _require_images(path: Path, tags: Tags, file_names: Iterable[str]) -> None:
+def _of_images(path: Path, tags: Tags, file_names: Iterable[str]) -> Tags:
+    """Returns the tags of these images; a table may cover all splits, where one is judged."""
     names = Counter(map(flat_name, file_names))
     if strange := sorted(set(tags) - set(names)):
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
-        raise PosefoundryError(
-            f"{path}: expected images of the annotation file, got {strange[0]!r}{more}. Leave out these rows, as "
-            "data/raw/tags.csv does for the pipeline's test images."
-        )
-    if shared := sorted(name for name in tags if names[name] > 1):
+        told = f"{path}: {len(strange)} of {len(tags)} rows are of images that the annotations do not have"
+        if len(strange) == len(tags):
+            raise PosefoundryError(
+                f"{told}, such as {strange[0]!r}; expected names such as {next(iter(names), None)!r}. Is it another "
+                "data set's table?"
+            )
+        print(f"{told}, such as {strange[0]!r}: left out.", file=sys.stderr)
+    own = {name: values for name, values in tags.items() if name in names}
+    if shared := sorted(name for name in own if names[name] > 1):
         raise PosefoundryError(f"{path}: {shared[0]!r} stands for {names[shared[0]]} images. Rename these files.")
+    return own
 
 
 def write_tags(path: Path, tags: Tags, file_names: Iterable[str], corrected: set[str] | None) -> None:
