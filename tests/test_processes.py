@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from posefoundry.processes import answer_within, stop_on_signals
+from posefoundry.processes import STARTED_BY, answer_within, put_back_afterwards, stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -48,6 +48,30 @@ def test_a_process_is_asked_to_stop_when_its_parent_ends_and_does_not_outlive_it
     assert parent.stdout.readline() == "ready\n"
     parent.kill()
     assert parent.communicate(timeout=30)[0] == "asked to stop\n"  # the pipe ends with the child
+
+
+def test_one_of_several_ends_where_the_process_that_started_them_has_gone() -> None:
+    program = "from posefoundry.processes import die_with_starter as bind; print(bind(), flush=True)"
+
+    def run(starter: dict[str, str]) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | starter, stdout=subprocess.PIPE, text=True, check=False
+        )
+        return done.returncode, done.stdout
+
+    assert run({}) == (0, "False\n")
+    assert run({STARTED_BY: str(os.getpid())}) == (0, "True\n")
+    assert run({STARTED_BY: str(os.getppid())}) == (1, "")
+
+
+def test_environment_and_handlers_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "as it was")
+    before = signal.getsignal(signal.SIGTERM)
+    with put_back_afterwards():
+        os.environ |= {"KEPT": "changed", "NEW": "1"}
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    assert os.environ["KEPT"] == "as it was" and "NEW" not in os.environ
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_question_is_answered_or_given_up() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from posefoundry.commands import keys
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import told_in_a_message
 
 # Everything heavy is imported inside the commands, so that --help answers at once.
 
@@ -360,11 +360,8 @@ def _without_task(words: list[str]) -> list[str]:
 def main() -> None:
     """Runs the command line; a fault that the user can mend is one message and an exit status."""
     sys.argv[1:] = _without_task(sys.argv[1:])
-    try:
+    with told_in_a_message("posefoundry"):
         app()
-    except PosefoundryError as error:
-        print(f"posefoundry: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
 
 
 if __name__ == "__main__":

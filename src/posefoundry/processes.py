@@ -14,6 +14,8 @@ from typing import TypeVar
 
 # Seconds that a process may take to save when its parent has ended.
 GRACE_S = 30.0
+# Tells one of several processes which process starts them.
+STARTED_BY = "POSEFOUNDRY_STARTED_BY"
 
 T = TypeVar("T")
 
@@ -23,6 +25,21 @@ def die_with_parent(signal_number: signal.Signals = signal.SIGKILL) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal_number)
+
+
+def die_with_starter() -> bool:
+    """Binds one of several processes to the process that starts them, and ends it where that is gone already.
+
+    Returns:
+        Whether this is one of several.
+    """
+    starter = os.environ.pop(STARTED_BY, None)
+    if starter is None:
+        return False
+    die_with_parent()
+    if os.getppid() != int(starter):  # gone before it could be asked for
+        sys.exit(1)
+    return True
 
 
 def stop_with_parent(grace_s: float = GRACE_S) -> None:
@@ -73,6 +90,22 @@ def stop_on_signals() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def put_back_afterwards() -> Iterator[None]:
+    """Puts back environment and signal handlers after what was written for a program that does nothing else."""
+    environment = dict(os.environ)
+    stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in stopping}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def answer_within(seconds: float, question: Callable[[], T]) -> T:

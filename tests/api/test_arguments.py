@@ -11,6 +11,7 @@ from posefoundry.api.arguments import (
     TrainArguments,
     ValArguments,
     device_name,
+    gpu_numbers,
     parse,
 )
 from posefoundry.commands import keys
@@ -19,11 +20,11 @@ from posefoundry.errors import PosefoundryError
 
 
 def settings(**given):
-    return parse(TrainArguments, given).to_settings("yolov8n-pose", None, 32, "cpu")
+    return parse(TrainArguments, given).to_settings("yolov8n-pose", None, 32)
 
 
 def test_no_arguments_are_the_published_recipe():
-    assert settings() == Train(device="cpu")
+    assert settings() == Train()
 
 
 def test_each_argument_reaches_its_setting():
@@ -112,15 +113,33 @@ def test_devices(given, name):
     assert device_name(given) == name
 
 
-@pytest.mark.parametrize("several", [[0, 1], "0,1"])
-def test_several_devices_are_refused_with_the_way_to_use_them(several):
-    with pytest.raises(PosefoundryError, match=r"expected one device, got \[0, 1\]. .*train.processes"):
+@pytest.mark.parametrize("several", [[0, 1], "0,1", "cuda:0,1"])
+def test_several_gpus_train_together_and_do_nothing_else(several):
+    assert gpu_numbers(several) == (0, 1)
+    got = settings(device=several)
+    assert (got.device, got.processes) == ("cuda", 2)
+    with pytest.raises(
+        PosefoundryError, match=r"device: expected one device, got .*; several GPUs only train together"
+    ):
         device_name(several)
+
+
+def test_where_a_training_runs():
+    for device, setting in ((None, "auto"), ("cpu", "cpu"), ("cuda", "cuda"), (0, "cuda"), ("3", "cuda")):
+        assert settings(device=device).device == setting
+    assert settings(device="cpu", processes=4, batch=8).processes == 4
+    with pytest.raises(PosefoundryError, match="processes: expected one for each GPU of device=0,1, got 4"):
+        settings(device="0,1", processes=4)
+    for wrong in ("0,x", [-1, -1], "mps"):
+        with pytest.raises(PosefoundryError, match="device: expected"):
+            settings(device=wrong)
+    with pytest.raises(PosefoundryError, match="train: batch is the global batch and must be a multiple of"):
+        settings(device="0,1", batch=3)
 
 
 def test_every_setting_of_training_can_be_reached():
     """A setting that is added to the pipeline is missed here until it has a name."""
-    through_others = {"model", "weights", "image_size_px", "device", "precision", "optimizer", "schedule", "processes"}
+    through_others = {"model", "weights", "image_size_px", "device", "precision", "optimizer", "schedule"}
     reached = {path.partition(".")[0] for path in module.TRAIN_SETTINGS.values()} | through_others
     cache = {"image_cache_gib", "image_cache_folder"}
     of_the_pipeline = {
@@ -128,7 +147,7 @@ def test_every_setting_of_training_can_be_reached():
         "checkpoint_every_steps",
         "keep_checkpoints",
     }  # the library's are the defaults
-    of_several_processes = {"nodes", "max_restarts", "stall_timeout_s", "sync_batchnorm"}
+    of_several_processes = {"nodes", "max_restarts", "stall_timeout_s"}  # the pipeline's too
     assert set(Train.model_fields) - reached == cache | of_the_pipeline | of_several_processes
     paths = {*module.TRAIN_SETTINGS.values(), *module.CONVERTED}
     augmentations = {p.removeprefix("augment.") for p in paths if p.startswith("augment.")}

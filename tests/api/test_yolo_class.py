@@ -154,9 +154,10 @@ def test_resume_of_a_training_that_was_killed_at_its_first_step(workplace, monke
     last = workplace / "runs/pose/train/weights/last.safetensors"
     checkpoints = workplace / "runs/pose/train/checkpoints"
     assert [path.name for path in checkpoints.glob("*.json")] == ["step-000000000.json"]
+    plan = read_json(workplace / "runs/pose/train/training.json")
     YOLO(last).train(resume=True)
     assert read_json(last.with_suffix(".json"))["extra"]["epoch"] == 1
-    write_json_atomic(workplace / "runs/pose/train/training.json", {})
+    write_json_atomic(workplace / "runs/pose/train/training.json", plan)
     with pytest.raises(PosefoundryError, match="expected a checkpoint, found none: nothing was kept to go on with"):
         YOLO(last).train(resume=True)
 

@@ -51,6 +51,8 @@ class TrainArguments(VerbArguments):
 
     Attributes:
         resume: Goes on with the training whose `weights/last.safetensors` the model is; takes no other argument.
+        device: Also several GPUs, as in "0,1" or [0, 1]: one process each, which share the batch.
+        processes: On CPUs, how many share the cores and the batch.
     """
 
     resume: bool = False
@@ -60,6 +62,7 @@ class TrainArguments(VerbArguments):
     imgsz: ImageSize | None = None
     pretrained: bool | str | Path = True
     workers: int | Literal["auto"] | None = None
+    processes: int | None = None
     seed: int | None = None
     optimizer: str | None = None
     lr0: float | None = None
@@ -104,6 +107,7 @@ class TrainArguments(VerbArguments):
     patience: int | None = None
     freeze: int | None = None
     freeze_batchnorm: bool | None = None
+    sync_batchnorm: bool | None = None
 
     @model_validator(mode="after")
     def _resume_alone(self) -> Self:
@@ -111,20 +115,19 @@ class TrainArguments(VerbArguments):
             raise ValueError(f"resume: goes on with the arguments of before; leave out {', '.join(sorted(others))}")
         return self
 
-    def to_settings(self, model: str, weights: Path | None, stride_px: int, device: str) -> Train:
+    def to_settings(self, model: str, weights: Path | None, stride_px: int) -> Train:
         """Returns the section `train` that these arguments mean.
 
         Args:
             model: The architecture's name.
             weights: What to start from.
             stride_px: The image size is rounded up to a multiple of it.
-            device: As `device_name` gives it.
 
         Raises:
             PosefoundryError: A value is impossible; the message has the names of these arguments.
         """
         stated = self.model_dump(exclude_none=True)
-        settings: dict[str, Any] = {"model": model, "weights": weights, "device": device}
+        settings: dict[str, Any] = {"model": model, "weights": weights, **self._where()}
         for key, path in TRAIN_SETTINGS.items():
             if key in stated:
                 section, _, name = path.rpartition(".")
@@ -152,7 +155,22 @@ class TrainArguments(VerbArguments):
         try:
             return Train.model_validate(settings)
         except ValidationError as error:
-            raise PosefoundryError(f"train: {_in_field_words(describe_validation_error(error, Train))}") from None
+            raise PosefoundryError(f"train: {_in_field_words(_describe(error, Train))}") from None
+
+    def _where(self) -> dict[str, Any]:
+        """Returns the settings `device` and `processes`, of which the latter may be stated besides."""
+        gpus = gpu_numbers(self.device)
+        if not gpus:
+            device = device_name(self.device)
+            if device not in ("auto", "cpu", "cuda"):
+                raise PosefoundryError(f"train: device: expected cpu or numbers of GPUs, got {self.device!r}.")
+            return {"device": device}
+        if self.processes not in (None, len(gpus)):
+            raise PosefoundryError(
+                f"train: processes: expected one for each GPU of device={self.device}, got {self.processes}. Leave it "
+                "out."
+            )
+        return {"device": "cuda", "processes": len(gpus)}
 
 
 class ValArguments(VerbArguments):
@@ -246,6 +264,7 @@ TRAIN_SETTINGS = {
     "epochs": "epochs",
     "batch": "batch_size",
     "workers": "loader_workers",
+    "processes": "processes",
     "seed": "seed",
     "lr0": "learning_rate",
     "lrf": "final_learning_rate_fraction",
@@ -284,6 +303,7 @@ TRAIN_SETTINGS = {
     "patience": "early_stop_epochs",
     "freeze": "freeze_layers",
     "freeze_batchnorm": "freeze_batchnorm",
+    "sync_batchnorm": "sync_batchnorm",
 }
 # Settings whose argument counts otherwise, or is rounded.
 CONVERTED = {
@@ -337,23 +357,25 @@ def parse(kind: type[Arguments], given: dict[str, Any]) -> Arguments:
         raise PosefoundryError(f"{verb}: {_describe(error, kind)}") from None
 
 
+def gpu_numbers(device: DeviceName) -> tuple[int, ...]:
+    """Returns the numbers of the GPUs that 1, "0,1", [0, 1] or "cuda:1" name; none for other names."""
+    names = device if isinstance(device, list) else str(device).strip().lower().removeprefix("cuda:").split(",")
+    numbers = [str(name).strip() for name in names]
+    return tuple(map(int, numbers)) if all(number.isdecimal() for number in numbers) else ()
+
+
 def device_name(device: DeviceName) -> str:
     """Returns the name of a device as `load_backend` takes it: auto, cpu, cuda, cuda:1.
 
     Raises:
         PosefoundryError: Several devices are named.
     """
-    if isinstance(device, list):
-        if len(device) != 1:
-            raise PosefoundryError(
-                f"device: expected one device, got {device}. Several GPUs train together in the pipeline: set "
-                "train.processes in params.yaml and run dvc repro."
-            )
-        device = device[0]
-    name = str(device if device is not None else "auto").strip().lower()
-    if "," in name:
-        return device_name([int(part) for part in name.split(",") if part.strip().isdigit()])
-    return f"cuda:{name}" if name.isdigit() else name or "auto"
+    gpus = gpu_numbers(device)
+    if len(gpus) > 1 or (isinstance(device, list) and not gpus):
+        raise PosefoundryError(f"device: expected one device, got {device!r}; several GPUs only train together.")
+    if gpus:
+        return f"cuda:{gpus[0]}"
+    return str(device if device is not None else "auto").strip().lower() or "auto"
 
 
 def _describe(error: ValidationError, kind: type[BaseModel]) -> str:

@@ -6,11 +6,11 @@ Apart from the verbs, whose imports would slow `--help` down; a test compares th
 
 COMMON_KEYS = "device, project, name, exist_ok, verbose"
 TRAIN_KEYS = (
-    "data, epochs, batch, imgsz, pretrained, workers, seed, optimizer, lr0, lrf, cos_lr, momentum, weight_decay, "
-    "warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, keypoint_weights, hsv_h, "
-    "hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, cutout, mosaic, mixup, "
-    "copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, validate_every_epochs, "
-    "patience, freeze, freeze_batchnorm, resume, " + COMMON_KEYS
+    "data, epochs, batch, imgsz, pretrained, workers, processes, seed, optimizer, lr0, lrf, cos_lr, momentum, "
+    "weight_decay, warmup_epochs, amp, compile, cache, box, cls, dfl, pose, kobj, l1, rle, class_weights, "
+    "keypoint_weights, hsv_h, hsv_s, hsv_v, degrees, translate, scale, shear, perspective, fliplr, flipud, blur, "
+    "cutout, mosaic, mixup, copy_paste, multi_scale, close_mosaic, ema_decay, ema_ramp_updates, gradient_clip_norm, "
+    "validate_every_epochs, patience, freeze, freeze_batchnorm, sync_batchnorm, resume, " + COMMON_KEYS
 )
 VAL_KEYS = (
     "data, split, imgsz, batch, conf, iou, max_det, half, end2end, tags, "

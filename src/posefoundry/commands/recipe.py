@@ -11,7 +11,6 @@ from posefoundry.commands.words import arguments_of
 from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.files import write_json_atomic
-from posefoundry.processes import stop_on_signals
 from posefoundry.recipes import TIERS, Expectation, Recipe, load_recipe, recipe_files
 
 Metrics = dict[str, float | None]
@@ -111,38 +110,19 @@ def _require_images(recipe: Recipe, folder: Path) -> None:
 
 def _train(recipe: Recipe, folder: Path) -> None:
     """Trains, or goes on with a training of the same recipe that was cut short."""
-    from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
-    from posefoundry.training.checkpoint import CheckpointFolder
-    from posefoundry.training.distributed import join_process_group
     from posefoundry.training.identity import digest, identity_of_training
-    from posefoundry.training.observer import FileLog
-    from posefoundry.training.progress import training_progress
-    from posefoundry.training.session import train_model
+    from posefoundry.training.plan import Plan
 
-    dataset_yaml, val_annotations = (
-        folder / "data" / "yolo" / "dataset.yaml",
-        folder / "data" / "raw" / "annotations" / "val.json",
-    )
-    with (
-        stop_on_signals() as should_stop,
-        join_process_group(recipe.train.device) as group,
-        training_progress() as progress,
-    ):
-        settings = recipe.train
-        identity = identity_of_training(settings, dataset_yaml=dataset_yaml, val_annotations=val_annotations)
-        checkpoints = CheckpointFolder(folder / "checkpoints" / digest(identity), settings.keep_checkpoints, identity)
-        settings = with_batch_that_fits(with_batch_so_far(settings, checkpoints, group), group, dataset_yaml)
-        train_model(
-            settings,
-            dataset_yaml=dataset_yaml,
-            val_annotations=val_annotations,
-            weights_folder=folder / "weights",
-            group=group,
-            observers=[FileLog(folder), progress],
-            checkpoints=checkpoints,
-            should_stop=should_stop,
-        )
-    checkpoints.clear()
+    dataset_yaml = folder / "data" / "yolo" / "dataset.yaml"
+    val_annotations = folder / "data" / "raw" / "annotations" / "val.json"
+    identity = identity_of_training(recipe.train, dataset_yaml=dataset_yaml, val_annotations=val_annotations)
+    Plan(
+        folder=folder,
+        settings=recipe.train,
+        dataset_yaml=dataset_yaml,
+        val_annotations=val_annotations,
+        checkpoints=f"checkpoints/{digest(identity)}",
+    ).carry_out()
 
 
 def _judge(recipe: Recipe, weights: Path, folder: Path) -> Metrics:

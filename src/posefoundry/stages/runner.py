@@ -3,11 +3,10 @@
 import argparse
 import inspect
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from posefoundry.errors import PosefoundryError, RejectedError
+from posefoundry.errors import told_in_a_message
 from posefoundry.params import load_params
 
 # Nothing in the pipeline may wait for the network or report home, whatever a library's own default is.
@@ -26,7 +25,7 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
 
     `run(settings, other_stage, ..., *, name: Path, ...)` gets its own section of the parameters, the section of each
     other stage that a further positional argument is named after, and one `--name PATH` for each keyword argument,
-    which dvc.yaml states. Exit status: 0 done, 2 a fault that its message explains, 3 rejected by a gate.
+    which dvc.yaml states. Exit status: 0 done, else as `told_in_a_message` says.
     """
     for name, value in OFFLINE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -38,19 +37,7 @@ def run_as_command(stage: str, run: Callable[..., None]) -> None:
     for name in paths:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, dest=name)
     arguments = parser.parse_args()
-    try:
+    with told_in_a_message(stage):
         params = load_params(arguments.params)
         sections = [params.section(name) for name in (stage, *other_stages)]
         run(*sections, **{name: getattr(arguments, name) for name in paths})
-    except RejectedError as verdict:
-        print(f"{stage}: rejected. {verdict}", file=sys.stderr)
-        sys.exit(verdict.exit_status)
-    except PosefoundryError as error:
-        print(f"{stage}: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except OSError as error:  # a full disk, a folder without permission: the user's to mend, and no bug
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{stage}: {where}the system refused: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(PosefoundryError.exit_status)
-    except KeyboardInterrupt:
-        sys.exit(130)

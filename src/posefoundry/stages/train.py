@@ -14,7 +14,7 @@ from posefoundry.config import Register, Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, sha256_of_file, sole_use, write_json_atomic
 from posefoundry.processes import GRACE_S, stop_on_signals
-from posefoundry.stages import STARTED_BY, stop_with_dvc
+from posefoundry.stages import stop_with_dvc
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
@@ -129,7 +129,6 @@ def _run_processes(settings: Train) -> None:
     """Starts this same command once a process, and again where one is lost."""
     from posefoundry.training.launch import run_processes
 
-    os.environ[STARTED_BY] = str(os.getpid())
     run_processes([sys.executable, "-m", "posefoundry.stages.train", *sys.argv[1:]], settings)
 
 

@@ -34,7 +34,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.machine import usable_cores
-from posefoundry.processes import answer_within
+from posefoundry.processes import STARTED_BY, answer_within
 from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
 from posefoundry.training.meeting import RENDEZVOUS, Meeting, find_meeting, interface_of
 
@@ -64,6 +64,7 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
         PosefoundryError: A process failed for good, another host gave up, or the hosts did not find each other.
     """
     meeting = find_meeting(settings.nodes, os.environ)
+    os.environ[STARTED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_a_process(settings.processes)))
     if interface := interface_of(meeting.own_address):
         # Gloo and NCCL would otherwise take what the host's name resolves to, often the loopback.
