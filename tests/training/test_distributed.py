@@ -11,6 +11,7 @@ from torch import nn
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import build_model
+from posefoundry.training import distributed
 from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 
 Learnt = dict[int, dict[str, dict[str, list]]]
@@ -46,6 +47,21 @@ def test_two_processes_follow_the_losses_of_one(learnt: Learnt, model: str) -> N
 def test_all_processes_judge_the_same_batchnorm_statistics(learnt: Learnt) -> None:
     one, two = learnt[2]["short"]["judged"]
     assert one == two
+
+
+def test_the_loss_of_a_peer_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(distributed, "HEAR_PEERS_S", 0)
+    group = ProcessGroup(rank=1, n_processes=2, device=torch.device("cpu"))
+    gone = "[/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [10.0.0.1]:40849. This is typically caused by"
+    with pytest.raises(SystemExit) as ended, group:
+        raise RuntimeError(gone)
+    assert ended.value.code == distributed.LOST_PEER_STATUS
+    lost = "train: rank 1 has lost the connection to another process: Connection closed by peer [10.0.0.1]:40849.\n"
+    assert capsys.readouterr().err == lost
+    with pytest.raises(RuntimeError, match="a fault of its own"), group:
+        raise RuntimeError("a fault of its own")
 
 
 def test_batchnorm_is_synchronised_on_gpus_alone() -> None:

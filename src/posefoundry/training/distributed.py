@@ -1,6 +1,8 @@
 """One process or several: the same calls, the same mathematics."""
 
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ STORE_TIMEOUT = timedelta(minutes=5)
 STALL_STORE_TIMEOUT = timedelta(seconds=10)
 # A fault of one process breaks the connections of all. The one that knows the cause is to end first, and be heard.
 HEAR_PEERS_S = 2.0
+LOST_PEER_STATUS = 4  # of a process that ends since another has ended
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -102,6 +105,15 @@ class ProcessGroup:
             self.close()
         elif self.n_processes > 1 and issubclass(kind, RuntimeError):
             time.sleep(HEAR_PEERS_S)
+            if _is_of_connection(error):  # the fault is another process's
+                # Gloo begins with a place in its code and ends with advice.
+                reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).splitlines()[0].partition(". ")[0]
+                print(f"train: rank {self.rank} has lost the connection to another process: {reason}.", file=sys.stderr)
+                sys.exit(LOST_PEER_STATUS)
+
+
+def _is_of_connection(error: BaseException | None) -> bool:
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def join_process_group(device: str) -> ProcessGroup:

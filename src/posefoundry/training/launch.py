@@ -7,6 +7,7 @@ where a process stands still, while a lost process costs one of `train.max_resta
 """
 
 import hashlib
+import logging
 import os
 import signal
 import socket
@@ -35,7 +36,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.machine import usable_cores
 from posefoundry.processes import STARTED_BY, answer_within
-from posefoundry.training.distributed import ATTEMPT, FIRST_RANK
+from posefoundry.training.distributed import ATTEMPT, FIRST_RANK, LOST_PEER_STATUS
 from posefoundry.training.meeting import RENDEZVOUS, Meeting, find_meeting, interface_of
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ LAST_WORDS_S = 15.0
 # In the store of an attempt: the host that has ended the training for good.
 ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
+# What torch's agent logs of signals and exit codes, the messages here say in words.
+AGENT_LOGS = tuple(f"torch.distributed.elastic.{part}.api" for part in ("agent.server", "multiprocessing"))
 STOPPED = "stopped by a signal; the next run goes on from the last checkpoint."
 
 
@@ -63,6 +66,8 @@ def run_processes(command: Sequence[str], settings: Train) -> None:
         StoppedError: A signal asked for the end.
         PosefoundryError: A process failed for good, another host gave up, or the hosts did not find each other.
     """
+    for name in AGENT_LOGS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     meeting = find_meeting(settings.nodes, os.environ)
     os.environ[STARTED_BY] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(threads_a_process(settings.processes)))
@@ -324,11 +329,12 @@ def _reason(error: RendezvousError) -> str:
 
 
 def _lost(result: RunResult) -> dict[int, int]:
-    """Returns exit codes by torchrun's rank of those that failed, without those that the agent then asked to end."""
+    """Returns exit codes by torchrun's rank of those that failed, without those that ended because of them."""
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if PosefoundryError.exit_status in codes.values():
         return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
-    return {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
+    consequences = (-signal.SIGTERM, LOST_PEER_STATUS)
+    return {rank: code for rank, code in codes.items() if code not in consequences} or codes
 
 
 def _ending(exit_code: int) -> str:
