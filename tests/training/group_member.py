@@ -31,7 +31,7 @@ def suffer(fault: str, attempt: int, folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-always":
             os.kill(os.getpid(), signal.SIGKILL)
-        case "lose-host":
+        case "lose-host" | "lose-host-once" if fault == "lose-host" or attempt == 0:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(600)
         case "cut-off":

@@ -3,6 +3,7 @@
 launch.py settings.json command...; the time limits of the launcher are those of a test.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.training import launch
 
-launch.JOIN_TIMEOUT_S = 10
+launch.JOIN_TIMEOUT_S = int(os.environ.get("TEST_JOIN_TIMEOUT_S", "10"))
 launch.ANSWER_TIMEOUT_S = 4.0
 launch.LAST_WORDS_S = 3.0
 

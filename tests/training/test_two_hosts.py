@@ -123,6 +123,21 @@ def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int)
 
 
 @pytest.mark.slow
+def test_a_host_that_comes_back_is_taken_in_again(
+    hosts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost host has the lower address, so that torch keeps the store of all processes on it."""
+    monkeypatch.setenv("TEST_JOIN_TIMEOUT_S", "90")
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "lose-host-once", "60", "1"]
+    lost, left = (launch(command, settings, tmp_path / host, host) for host in hosts)
+    assert lost.wait(timeout=60) == -9
+    results = end(launch(command, settings, tmp_path / hosts[0], hosts[0]), left)
+    assert [status for status, _ in results] == [0, 0], results
+    assert {json.loads((tmp_path / f"1_{rank}").read_text())["sum"] for rank in (0, 1)} == {3}
+
+
+@pytest.mark.slow
 def test_a_link_that_goes_down_ends_both(hosts: tuple[str, str], tmp_path: Path) -> None:
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
     command = [str(HERE / "group_member.py"), str(tmp_path), "cut-off", "3", "1"]

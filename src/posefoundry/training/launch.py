@@ -28,6 +28,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousConnectionError,
     RendezvousError,
+    RendezvousInfo,
     RendezvousParameters,
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
@@ -270,7 +271,13 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
     )
     for name in ("is_closed", "num_nodes_waiting", "shutdown"):
         setattr(handler, name, partial(_answer, getattr(handler, name), ANSWER_TIMEOUT_S))
-    meet = partial(_answer, handler.next_rendezvous, JOIN_TIMEOUT_S + ANSWER_TIMEOUT_S)
+    next_rendezvous = handler.next_rendezvous
+
+    def meet() -> RendezvousInfo:
+        # Torch keeps from the first meeting where the processes' store is. It may have gone with its host.
+        handler._bootstrap_store_info = None  # type: ignore[attr-defined]
+        return _answer(next_rendezvous, JOIN_TIMEOUT_S + ANSWER_TIMEOUT_S)
+
     handler.next_rendezvous = meet  # type: ignore[method-assign]
     spec = WorkerSpec(
         role="train",
