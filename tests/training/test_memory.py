@@ -12,7 +12,28 @@ from posefoundry.models import PoseModel
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.loop import Trainer
+from posefoundry.training.memory import told_when_short
 from posefoundry.training.session import train_model
+
+CUDA = torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'",
+    ],
+)
+def test_what_the_libraries_of_cuda_could_not_allocate_counts_too(text: str) -> None:
+    with pytest.raises(PosefoundryError, match="cuda:1 has too little memory"), told_when_short(CUDA, 8):
+        raise RuntimeError(text)
+
+
+def test_other_faults_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="device-side assert"), told_when_short(CUDA, 8):
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 def run_out(*_: object, **__: object) -> NoReturn:

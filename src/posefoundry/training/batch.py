@@ -32,7 +32,7 @@ class Batch:
     is_person: Tensor  # (B, M) bool
 
     def to(self, device: torch.device) -> "Batch":
-        """Returns the batch on `device`; copies from pinned memory overlap with the computation."""
+        """Returns the batch on `device`; the process does not wait for copies from pinned memory."""
         return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
     def pin_memory(self) -> "Batch":

@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -81,8 +82,8 @@ class CheckpointFolder:
         except (OSError, RuntimeError) as error:  # torch wraps some of the system's refusals
             _drop(aside)
             print(
-                f"Checkpoint of step {step} not written to {self.path}: {error}. The training goes on; the checkpoint "
-                "before stays.",
+                f"Checkpoint of step {step} not written to {self.path}{_room(self.path)}: {error}. The training goes "
+                "on; the checkpoint before stays.",
                 file=sys.stderr,
             )
             return False
@@ -235,6 +236,13 @@ def _drop(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         print(f"{path}: could not be removed: {error}.", file=sys.stderr)
+
+
+def _room(folder: Path) -> str:
+    """Tells how much is free, because torch says of a full disk no more than where in a file it happened."""
+    with suppress(OSError):
+        return f", where {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free"
+    return ""
 
 
 def _flush_folder(path: Path) -> None:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.training.stall import Progress, watch_for_stalls
 
 # What `training.launch` tells its workers: a name of the attempt, and whose torchrun rank becomes 0.
@@ -101,7 +101,7 @@ class ProcessGroup:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, (StoppedError, SystemExit)):  # which all come to at the same step
             self.close()
         elif self.n_processes > 1 and issubclass(kind, RuntimeError):
             time.sleep(HEAR_PEERS_S)
@@ -136,6 +136,7 @@ def join_process_group(device: str) -> ProcessGroup:
         torch.cuda.set_device(own_device)
     if n_processes == 1:
         return ProcessGroup(rank=0, n_processes=1, device=own_device)
+    # NCCL connects at the first call, which the stall watch sees; a `device_id` here would let it wait unseen.
     backend = "nccl" if use_gpu else "gloo"
     rank = (int(os.environ["RANK"]) - int(os.environ.get(FIRST_RANK, "0"))) % n_processes
     if ATTEMPT in os.environ:

@@ -66,7 +66,9 @@ class Trainer:
         self.forward: nn.Module = self.model
         if group.n_processes > 1:
             self.forward = DistributedDataParallel(
-                self.model, device_ids=[group.device.index] if group.device.type == "cuda" else None
+                self.model,
+                device_ids=[group.device.index] if group.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,  # or all gradients would be in memory twice
             )
         if settings.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]

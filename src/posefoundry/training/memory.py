@@ -7,6 +7,9 @@ import torch
 
 from posefoundry.errors import PosefoundryError
 
+# Of what CUDA's libraries could not allocate by themselves.
+SIGNS = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "Cuda failure 2 'out of memory'")
+
 
 @contextmanager
 def told_when_short(device: torch.device, n_images: int) -> Iterator[None]:
@@ -21,7 +24,9 @@ def told_when_short(device: torch.device, n_images: int) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in SIGNS):
+            raise
         cause = str(error).strip().partition(". See documentation")[0]
         raise PosefoundryError(
             f"{device} has too little memory for batches of {n_images} images a process. Lower train.batch_size, or "
