@@ -30,7 +30,7 @@ from common import device_name, draw_people, print_table, read_options, wait_for
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from posefoundry.config import AUTO_WORKERS, Augment, Train
+from posefoundry.config import Augment, Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.machine import peak_memory_bytes
 from posefoundry.models import ModelInfo, build_model
@@ -41,6 +41,7 @@ from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
 from posefoundry.training.validation import Validator
+from posefoundry.values import AUTO_WORKERS
 
 SHARES = ("loader", "forward", "loss", "backward", "optimiser", "average")
 OPTIONS = {

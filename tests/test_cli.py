@@ -26,6 +26,12 @@ def run(command_line):
     return command_line
 
 
+def test_what_the_system_refuses_is_a_message(run, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, told = run("train", "model=yolov8n-pose.yaml", "data=coco8-pose.yaml", f"project={tmp_path / 'file'}")
+    assert status == 2 and told.startswith("posefoundry: ") and "Traceback" not in told
+
+
 @pytest.fixture
 def register(project, trained, tmp_path):
     """Registers a version; each call makes another one."""

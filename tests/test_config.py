@@ -88,6 +88,11 @@ def test_settings_are_frozen() -> None:
         ({"release": {"rules": [{"rule": "no_regression", "margin": 0}]}}, "release.rules.0: Input tag"),
         ({"release": {"rules": [{"rule": "latency", "at_most_ms": 0}]}}, "release.rules.0.latency.at_most_ms"),
         ({"train": {"model": "yolov9n-pose"}}, "train.model"),
+        ({"train": {"seed": 2**70}}, "train.seed: Input should be less than 9223372036854"),
+        ({"train": {"batch_size": 1e29}}, "train.batch_size"),
+        ({"train": {"batch_size": True}}, "train.batch_size: expected a number (got True)"),
+        ({"train": {"epochs": True}}, "train.epochs: expected a number (got True)"),
+        ({"train": {"stall_timeout_s": 1e30}}, "train.stall_timeout_s"),
         ({"register": {"model_name": "a b"}}, "register.model_name"),
     ],
 )

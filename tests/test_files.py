@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from posefoundry.files import (
     read_json,
     sha256_of_file,
     sole_use,
+    write_bytes_atomic,
     write_json_atomic,
     write_text_atomic,
 )
@@ -67,6 +69,16 @@ def test_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OSError, match="no"):
         write_text_atomic(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_full_disk_keeps_no_part_and_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"No space left on device: .*weights"):
+        write_bytes_atomic(tmp_path / "weights", b"content")
+    assert not list(tmp_path.iterdir())
 
 
 def test_json_holds_no_nan(tmp_path: Path) -> None:

@@ -3,41 +3,24 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-MAX_STRIDE_PX = 32
-AUTO_BATCH = -1  # what `batch_size: auto` is kept as
-AUTO_WORKERS = -1  # what `loader_workers: auto` is kept as
-
-
-def _positive_or_auto(value: int) -> int:
-    if value < 1 and value != AUTO_BATCH:
-        raise ValueError("expected auto or a number of images above 0")
-    return value
-
-
-BatchSize = Annotated[
-    int, BeforeValidator(lambda value: AUTO_BATCH if value == "auto" else value), AfterValidator(_positive_or_auto)
-]
-LoaderWorkers = Annotated[
-    int, BeforeValidator(lambda value: AUTO_WORKERS if value == "auto" else value), Field(ge=AUTO_WORKERS)
-]
-
-# What the evaluate stage measures; a rule on anything else could never hold.
-MetricName = Annotated[
-    str, Field(pattern=r"^(oks_(ap|ar)(50|75|_m|_l)?|box_ap(50|75|_s|_m|_l)?|pckh?_[0-9]+(\.[0-9]+)?)$")
-]
-# What the evaluate stage measures in each slice, and what is resampled.
-SliceMetricName = Literal["oks_ap", "oks_ap50", "oks_ap75"]
-# `all`, `size=medium`, `keypoint=left_wrist&size=small`; a group's name alone stands for each of its values.
-SliceName = Annotated[str, Field(pattern=r"^[^&=]+(=[^&=]+)?(&[^&=]+(=[^&=]+)?)*$")]
-Artifact = Literal["model.onnx", "model.engine"]
+from posefoundry.values import (
+    AUTO_BATCH,
+    AUTO_WORKERS,
+    MAX_STRIDE_PX,
+    Artifact,
+    BatchSize,
+    Fraction,
+    LoaderWorkers,
+    MetricName,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SliceMetricName,
+    SliceName,
+)
 
 
 class Section(BaseModel):
@@ -151,7 +134,7 @@ class Train(Section):
     nodes: PositiveInt = 1
     processes: PositiveInt = 1
     max_restarts: NonNegativeInt = 3
-    stall_timeout_s: PositiveFloat = 300.0
+    stall_timeout_s: Annotated[float, Field(gt=0, le=1e7)] = 300.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False

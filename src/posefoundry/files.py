@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,16 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     """Writes `content` beside `path`, flushes it to disk and renames it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # on a full disk, a part would only take room
+            aside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_text_atomic(path: Path, content: str) -> None:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from posefoundry.config import Convert, Evaluate, Fraction, Ingest, MetricName, Section, Train
+from posefoundry.config import Convert, Evaluate, Ingest, Section, Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.params import describe_validation_error
+from posefoundry.values import Fraction, MetricName
 
 Tier = Literal["instant", "short", "full"]
 TIERS: tuple[Tier, ...] = ("instant", "short", "full")

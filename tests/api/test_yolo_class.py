@@ -12,6 +12,7 @@ import yaml
 
 import posefoundry
 from posefoundry import YOLO
+from posefoundry.api.training import go_on
 from posefoundry.errors import PosefoundryError
 from posefoundry.evaluation.ground_truth import AREA_RULES
 from posefoundry.files import read_json, write_json_atomic
@@ -155,7 +156,13 @@ def test_resume_of_a_training_that_was_killed_at_its_first_step(workplace, monke
     checkpoints = workplace / "runs/pose/train/checkpoints"
     assert [path.name for path in checkpoints.glob("*.json")] == ["step-000000000.json"]
     plan = read_json(workplace / "runs/pose/train/training.json")
-    YOLO(last).train(resume=True)
+    again = {"data": "your-dataset.yaml", "epochs": 1, "imgsz": 64, "name": "train", "exist_ok": True}
+    with pytest.raises(PosefoundryError, match=r"holds a training that was cut short\. Go on with it: "):
+        YOLO("yolov8n-pose.pt").train(**again)
+    last.write_bytes(b"cut short while it was written")
+    with pytest.raises(PosefoundryError, match=r"Their training was cut short\. Go on with it: .* resume=true"):
+        YOLO(last)
+    go_on(last)
     assert read_json(last.with_suffix(".json"))["extra"]["epoch"] == 1
     write_json_atomic(workplace / "runs/pose/train/training.json", plan)
     with pytest.raises(PosefoundryError, match="expected a checkpoint, found none: nothing was kept to go on with"):

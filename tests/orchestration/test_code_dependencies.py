@@ -17,8 +17,9 @@ WITHOUT_INFLUENCE = {
     "machine.py",  # how many cores and how much memory there are, which no file holds, and the processor's name
     "processes.py",  # how processes end
     "registry",  # keeps what others have decided; which model is in production is no file, and so outside of DVC
-    "stages/__init__.py",  # how processes end
+    "stages/__init__.py",  # how processes end, and which checkpoints are no longer needed
     "stages/runner.py",  # from the command line to the stage
+    "values.py",  # which values the parameters may have
 }
 OF_ONE_STAGE = {
     "train": {

@@ -201,6 +201,9 @@ def test_a_requested_stop_waits_little_for_a_server_that_never_answers(project, 
         assert time.monotonic() - began < 20  # of the 60 s that one request may last
     assert "the run's end (KILLED) could not be recorded" in capsys.readouterr().err
     assert metric_sender.read_journal(journal)[:2] == ([metric_sender.Point("loss", 1.0, ANY, 0)], 0)
+    with journal.open("ab") as stream:
+        stream.write(b"\xff\xfe\x80\n")
+    assert metric_sender.read_journal(journal)[:2] == ([metric_sender.Point("loss", 1.0, ANY, 0)], 0)
 
 
 def test_a_skipped_step_that_waits_for_the_next_stage_does_not_break_it(project):

@@ -28,7 +28,14 @@ def take_in_and_judge(project: Path, weights: Path) -> dict:
     """Ingest, evaluate and gate, where dvc.yaml has their files."""
     raw, reports, run = project / "data" / "raw", project / "reports", project / "models" / "mlflow_run.json"
     ingest.run(TAKEN_IN, raw=raw, report=reports / "ingest" / "report.json")
-    evaluate.run(JUDGED_BY, raw=raw, weights=weights, run=run, report=reports / "evaluate")
+    evaluate.run(
+        JUDGED_BY,
+        raw=raw,
+        weights=weights,
+        run=run,
+        checkpoints=project / "models/checkpoints",
+        report=reports / "evaluate",
+    )
     gate.run(
         RULES, JUDGED_BY, Register(), raw=raw, evaluation=reports / "evaluate", data_checks=reports / "none.json",
         run=run, report=reports / "gate",

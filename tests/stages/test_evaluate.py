@@ -42,12 +42,18 @@ def inputs(project: Path, make_weights: Callable[..., Path]) -> dict[str, Path]:
         "raw": raw,
         "weights": project / "models" / "best.safetensors",
         "run": project / "models" / "mlflow_run.json",
+        "checkpoints": project / "models" / "checkpoints",
         "report": project / "reports" / "evaluate",
     }
 
 
 def test_the_report_is_written_and_the_training_run_told(inputs):
+    for name in ("ended/finished", "ended/step-000000008.pt", "cut_short/step-000000003.pt"):
+        path = inputs["checkpoints"] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     evaluate.run(FEW, **inputs)
+    assert [path.name for path in inputs["checkpoints"].iterdir()] == ["cut_short"]
     report = inputs["report"]
     assert {path.name for path in report.iterdir()} == {
         "index.html", "metrics.json", "passport.json", "warnings.json", "detections.json", "pr_curve.csv",

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def outcome(root: Path) -> dict[str, object]:
     client = MlflowClient(f"sqlite:///{root}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("posefoundry").experiment_id])
     assert run.info.run_id == json.loads((root / "models/train/mlflow_run.json").read_text())["run_id"]
-    assert not (root / "models" / "checkpoints").exists()
+    assert len(steps(root)) == 2 and list((root / "models/checkpoints").glob("*/finished"))  # until it is evaluated
     return {
         **weights,
         "steps.csv": (root / "reports/train/steps.csv").read_text(),
@@ -85,6 +86,14 @@ def test_killed_under_dvc_it_resumes(training_project: MakeProject, tmp_path: Pa
     stopped = re.search(r"stopped by a signal (after step \d+) of", dvc.communicate(timeout=60)[0])
     assert stopped
     assert f"Going on {stopped[1]} of" in told
+    assert outcome(broken.root) == outcome(whole.root)
+
+    # All was made, but DVC was killed before it recorded that, and deletes it.
+    for made in ("models/train", "reports/train"):
+        shutil.rmtree(broken.root / made)
+    status, told = broken.run()
+    assert status == 0, told
+    assert "Going on after step 32 of 32" in told
     assert outcome(broken.root) == outcome(whole.root)
 
 

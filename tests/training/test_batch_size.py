@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from posefoundry.config import AUTO_BATCH, Train
+from posefoundry.config import Train
 from posefoundry.datasets.yolo import read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.training import batch_size
@@ -26,6 +26,7 @@ from posefoundry.training.batch_size import (
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.trial import train_on_noise
+from posefoundry.values import AUTO_BATCH
 
 ALONE = ProcessGroup(rank=0, n_processes=1, device=torch.device("cpu"))
 MODEL_BYTES, IMAGE_BYTES = 700, 90

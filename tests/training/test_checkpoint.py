@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,9 @@ def test_a_compiled_training_leaves_what_a_plain_one_leaves(
 def test_last_few_and_best_are_kept_with_a_readable_sidecar(uninterrupted: Path) -> None:
     folder = uninterrupted / "checkpoints" / "this"
     sidecars = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    best = json.loads((uninterrupted / "weights" / "best.json").read_text())["extra"]["epoch"] * 3
-    assert sorted(sidecars) == sorted({f"step-{step:09d}" for step in (8, 9, best)})
+    # 6: the best when the last was written. Nobody is found yet, so after its validation the last is the best.
+    assert sorted(sidecars) == [f"step-{step:09d}" for step in (6, 8, 9)]
+    assert json.loads((uninterrupted / "weights" / "best.json").read_text())["extra"]["epoch"] == 3
     assert {path.stem for path in folder.glob("*.pt")} == set(sidecars)
     last = sidecars["step-000000009"]
     assert (last["epoch"], last["epochs"], last["step_in_epoch"], last["steps"], last["processes"]) == (3, 3, 3, 9, 1)
@@ -246,7 +248,8 @@ def test_a_full_disk_costs_checkpoints_not_the_training(
     assert weights(tmp_path, "best") == weights(uninterrupted, "best")
     assert weights(tmp_path, "last") == weights(uninterrupted, "last")
     folder = tmp_path / "checkpoints" / "this"
-    assert {path.stem for path in folder.iterdir()} == {"step-000000000", "step-000000002"}
+    assert {path.stem for path in folder.iterdir()} == {"step-000000002"}  # 0 was given up to make room
+    assert "MiB are free" in told
     assert CheckpointFolder(folder, 2).read_newest() is not None
 
 
@@ -265,6 +268,33 @@ def test_what_a_kill_left_behind_goes_with_the_next_checkpoint(tmp_path: Path) -
         (tmp_path / left_over).write_bytes(b"half")
     assert folder.write(3, {}, {}, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003.json", "step-000000003.pt"]
+
+
+def test_an_older_checkpoint_makes_room_for_a_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, save = CheckpointFolder(tmp_path, 2), torch.save
+
+    def save_where_there_is_room(state: object, stream: Any) -> None:
+        if len(list(tmp_path.glob("step-*.pt"))) > 1:
+            raise OSError(28, "No space left on device")
+        save(state, stream)
+
+    monkeypatch.setattr(checkpoint.torch, "save", save_where_there_is_room)
+    assert all(folder.write(step, {}, {}, None) for step in (1, 2, 3, 4))
+    assert folder.steps() == [3, 4]
+
+
+def test_files_of_the_users_are_left_alone(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "linked" / "this", 1)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "disk")
+    assert folder.write(1, {}, {}, None)
+    for name in ("step-000000001.bak.pt", "step-mine.json", "step-mine.pt"):
+        (folder.path / name).write_bytes(b"mine")
+    assert folder.write(2, {}, {}, None)
+    assert folder.steps() == [2] and folder.read_newest() == {}
+    assert (folder.path / "step-000000001.bak.pt").exists() and (folder.path / "step-mine.pt").exists()
+    folder.clear()
+    assert (tmp_path / "linked").is_symlink() and not folder.path.exists()
 
 
 def test_a_checkpoint_is_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,17 +366,37 @@ def test_each_process_goes_on_drawing_as_if_uninterrupted(
 
 
 def test_training_ends_when_validation_no_longer_improves(
-    people: Path, settings: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    people: Path,
+    settings: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     read: list[str] = []
     monkeypatch.setattr(validation, "read_image_bgr", lambda path: read.append(path.name) or read_image_bgr(path))
     # A model that has learnt for a few steps finds nobody: no validation after the first is better.
     patient = settings.model_copy(update={"epochs": 9, "validate_every_epochs": 1, "early_stop_epochs": 2})
     best = run(people, tmp_path, patient)
-    assert best.epoch == 1
+    assert best.epoch == 3
+    assert "Ending after epoch 3 of 9: val OKS AP has not risen for 2 epochs." in capsys.readouterr().out
     assert [row["epoch"] for row in columns(tmp_path / "results.csv")] == ["1", "2", "3"]
     val = [path.name for path in (people / "yolo" / "images" / "val").iterdir()]
     assert sorted(read) == sorted(2 * val), "once to judge them, however often, and once to draw on them"
+
+
+def test_where_nobody_is_annotated_the_best_weights_are_the_last(
+    people: Path,
+    settings: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = {"oks_ap": None, "oks_ap50": None, "box_ap": None}
+    monkeypatch.setattr(validation.Validator, "__call__", lambda *_: nothing)
+    patient = settings.model_copy(update={"epochs": 3, "validate_every_epochs": 1, "early_stop_epochs": 1})
+    assert run(people, tmp_path, patient).epoch == 3
+    assert weights(tmp_path, "best") == weights(tmp_path, "last")
+    assert capsys.readouterr().err.count("Nobody is annotated on the val images") == 1
 
 
 def test_frozen_layers_stay(people: Path, settings: Train, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.models import build_model
 from posefoundry.training import distributed
-from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
+from posefoundry.training.distributed import ProcessGroup, join_process_group, synchronise_batchnorm
 
 Learnt = dict[int, dict[str, dict[str, list]]]
 Learn = Callable[[int, dict[str, dict[str, Any]]], dict[str, dict[str, list]]]
@@ -62,6 +62,12 @@ def test_the_loss_of_a_peer_is_told_in_a_line(
     assert capsys.readouterr().err == lost
     with pytest.raises(RuntimeError, match="a fault of its own"), group:
         raise RuntimeError("a fault of its own")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told() -> None:
+    with pytest.raises(PosefoundryError, match="device: expected a GPU, and PyTorch sees none"):
+        join_process_group("cuda")
 
 
 def test_batchnorm_is_synchronised_on_gpus_alone() -> None:

@@ -23,6 +23,7 @@ WITHOUT_INFLUENCE = {
     "files.py",
     "machine.py",
     "processes.py",
+    "values.py",
 }
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from posefoundry.errors import PosefoundryError
@@ -50,6 +51,18 @@ def test_a_killed_process_is_replaced_and_all_begin_again(tmp_path: Path) -> Non
     first, second = facts(tmp_path, 1, 0), facts(tmp_path, 1, 1)
     assert (first["sum"], second["sum"]) == (3, 3)
     assert first["threads"] == second["threads"] == threads_a_process(2)
+
+
+@pytest.mark.slow
+def test_a_signal_after_the_main_process_has_ended_well_changes_nothing(tmp_path: Path) -> None:
+    job = start(tmp_path, "slow-end")
+    until = time.monotonic() + 120
+    while not (tmp_path / "0_0").exists() or len(psutil.Process(job.pid).children()) == 2:
+        assert time.monotonic() < until and job.poll() is None
+        time.sleep(0.2)
+    job.terminate()
+    _, told = job.communicate(timeout=60)
+    assert (job.returncode, told) == (0, "")
 
 
 @pytest.mark.slow

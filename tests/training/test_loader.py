@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -16,7 +18,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.training import loader as loader_module
 from posefoundry.training.batch import Batch
 from posefoundry.training.data import TrainingImages
-from posefoundry.training.loader import n_loader_workers, training_loader
+from posefoundry.training.loader import batches, n_loader_workers, training_loader
 
 CPU = torch.device("cpu")
 
@@ -102,6 +104,18 @@ def test_a_script_that_fails_does_not_wait_for_its_workers(people: Path, setting
     given = settings.model_copy(update={"loader_workers": 1}).model_dump(mode="json")
     command = [sys.executable, str(script), str(people / "yolo" / "dataset.yaml"), json.dumps(given), "fail"]
     assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=90, check=False).returncode == 3
+
+
+def test_what_a_worker_cannot_read_is_told_without_its_lines_of_code() -> None:
+    def loader() -> Iterator[Batch]:
+        raise PosefoundryError(
+            "Caught PosefoundryError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            '  File "data.py", line 1\nposefoundry.errors.PosefoundryError: a.jpg: expected an image.\n'
+        )
+        yield
+
+    with pytest.raises(PosefoundryError, match=r"^a\.jpg: expected an image\.$"):
+        next(batches(cast(Any, loader())))
 
 
 def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,7 @@ def test_a_process_for_each_gpu_that_is_named(
     monkeypatch: pytest.MonkeyPatch,
     started: list[tuple[list[str], str | None]],
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     plan_of(people, tmp_path, settings, gpus=(2,)).carry_out()
@@ -77,10 +78,12 @@ def test_a_process_for_each_gpu_that_is_named(
     assert started[1][1] == "5,7" and os.environ["CUDA_VISIBLE_DEVICES"] == "4, 5,6,7"
     assert Plan.read(tmp_path) == two  # to be gone on with
 
-    for n_gpus, told in ((2, "from 0 to 1, got 1, 3"), (0, "expected GPUs, got 1, 3: this program sees none")):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda n_gpus=n_gpus: n_gpus)
-        with pytest.raises(PosefoundryError, match=told):
-            two.carry_out()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(PosefoundryError, match="from 0 to 1, got 1, 3"):
+        two.carry_out()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PosefoundryError, match="expected a GPU, and PyTorch sees none"):
+        two.carry_out()
 
 
 @pytest.mark.slow

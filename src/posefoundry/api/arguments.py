@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from posefoundry.config import Evaluate, Fraction, PckReference, PckThresholds, PositiveFloat, Section, Train
+from posefoundry.config import Evaluate, PckReference, PckThresholds, Section, Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.params import describe_validation_error
+from posefoundry.values import Fraction, PositiveFloat
 
 Arguments = TypeVar("Arguments", bound="VerbArguments")
 ImageSize = Annotated[int, Field(ge=1, le=20_000)]

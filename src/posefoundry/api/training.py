@@ -7,9 +7,9 @@ from posefoundry.api.arguments import TrainArguments, ValArguments, gpu_numbers,
 from posefoundry.api.data import open_data
 from posefoundry.api.folders import results_folder
 from posefoundry.api.metrics import PoseMetrics
-from posefoundry.config import AUTO_BATCH
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.training.plan import PLAN, Plan
+from posefoundry.values import AUTO_BATCH
 
 if TYPE_CHECKING:
     from posefoundry.api.yolo import YOLO
@@ -22,15 +22,34 @@ def train(yolo: "YOLO", arguments: TrainArguments) -> tuple[Path, PoseMetrics]:
     Returns:
         The best weights, in the folder's `weights/`, and their metrics.
     """
+    if arguments.resume:
+        return go_on(yolo._opened.path or Path(yolo.details.architecture))
+    return _carry_out(_new_plan(yolo, arguments))
+
+
+def go_on(weights: Path) -> tuple[Path, PoseMetrics]:
+    """Goes on with a training that was cut short, from its last checkpoint; the weights themselves are not read.
+
+    Args:
+        weights: `weights/last.safetensors` or `weights/best.safetensors` in the training's folder.
+
+    Returns:
+        As `train`.
+
+    Raises:
+        PosefoundryError: There is no such training, it has come to its end, or its data have changed.
+    """
+    return _carry_out(_plan_of_before(weights))
+
+
+def _carry_out(plan: Plan) -> tuple[Path, PoseMetrics]:
     from posefoundry.api.validating import validate
     from posefoundry.api.yolo import YOLO
 
-    plan = _plan_of_before(yolo) if arguments.resume else _new_plan(yolo, arguments)
     try:
         plan.carry_out()
     except StoppedError:
-        again = f"posefoundry train model={plan.folder / 'weights' / 'last.safetensors'} resume=true"
-        raise StoppedError(f"stopped by a signal; a checkpoint is kept. Go on with: {again}") from None
+        raise StoppedError(f"stopped by a signal; a checkpoint is kept. Go on with: {_again(plan)}") from None
     best = plan.folder / "weights" / "best.safetensors"
     if not best.is_file():
         raise PosefoundryError(f"{plan.folder}: expected the training to leave its best weights, found none.")
@@ -53,6 +72,10 @@ def _new_plan(yolo: "YOLO", arguments: TrainArguments) -> Plan:
     yolo.model.head  # noqa: B018 - an exported model cannot be trained, and says so
     settings = arguments.to_settings(info.architecture, _start_from(yolo, arguments), info.stride_px)
     data = open_data(arguments.data or str(yolo._opened.data))
+    if settings.device == "cuda":
+        from posefoundry.training.distributed import require_gpu
+
+        require_gpu()
     folder = results_folder(arguments, "train")
     scratch = folder / "data"
     scratch.mkdir(exist_ok=True)
@@ -66,8 +89,17 @@ def _new_plan(yolo: "YOLO", arguments: TrainArguments) -> Plan:
         facts={"data": data.name},
         verbose=arguments.verbose,
     )
-    _checkpoints(plan).clear()  # of another training, in a folder that may exist
+    if (folder / PLAN).is_file() and _checkpoints(plan).steps():
+        raise PosefoundryError(
+            f"train: {folder} holds a training that was cut short. Go on with it: {_again(plan)}; or choose another "
+            "name, or delete that folder."
+        )
+    _checkpoints(plan).clear()
     return plan
+
+
+def _again(plan: Plan) -> str:
+    return f"posefoundry train model={plan.folder / 'weights' / 'last.safetensors'} resume=true"
 
 
 def _checkpoints(plan: Plan) -> "CheckpointFolder":
@@ -76,10 +108,9 @@ def _checkpoints(plan: Plan) -> "CheckpointFolder":
     return CheckpointFolder(plan.folder / plan.checkpoints, plan.settings.keep_checkpoints)
 
 
-def _plan_of_before(yolo: "YOLO") -> Plan:
-    """Returns the plan of the training that the opened weights are of, where it has not come to its end."""
-    weights = yolo._opened.path
-    folder = weights.parent.parent if weights is not None and weights.parent.name == "weights" else None
+def _plan_of_before(weights: Path) -> Plan:
+    """Returns the plan of the training that the weights are of, where it has not come to its end."""
+    folder = weights.parent.parent if weights.parent.name == "weights" else None
     if folder is not None and (folder / "results.csv").is_file() and not (folder / PLAN).is_file():
         raise PosefoundryError(
             f"train: resume: {folder}: expected a training that was cut short, but this one has come to its end. To "
@@ -88,7 +119,7 @@ def _plan_of_before(yolo: "YOLO") -> Plan:
     if folder is None or not (folder / PLAN).is_file():
         raise PosefoundryError(
             f"train: resume: expected the weights of a training of this library, such as "
-            f"runs/pose/train/weights/last.safetensors, got {str(weights or yolo.details.architecture)!r}."
+            f"runs/pose/train/weights/last.safetensors, got {str(weights)!r}."
         )
     plan = Plan.read(folder)
     if not _checkpoints(plan).steps():
@@ -104,7 +135,12 @@ def _check_unchanged(plan: Plan) -> None:
     """Refuses other data, and tells of other code: what then comes out is not what an undisturbed training gives."""
     from posefoundry.training.identity import identity_of_training
 
-    before = _checkpoints(plan).fact("identity") or {}
+    before = _checkpoints(plan).fact("identity")
+    if before is None:
+        raise PosefoundryError(
+            f"train: resume: {_checkpoints(plan).path}: expected checkpoints with their descriptions, and none of the "
+            ".json files can be read. Leave resume out and start again."
+        )
     now = identity_of_training(plan.settings, dataset_yaml=plan.dataset_yaml, val_annotations=plan.val_annotations)
     different = sorted(key for key in now if before.get(key) != now[key])
     if data := [key for key in different if key.endswith(" data")]:

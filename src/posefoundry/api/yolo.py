@@ -24,6 +24,7 @@ from posefoundry.inference.backends import Backend, TorchBackend, load_backend, 
 from posefoundry.inference.predictor import Predictor
 from posefoundry.models import ModelInfo, PoseModel, needs_nms, transfer_weights
 from posefoundry.models.profile import Profile, profile_model
+from posefoundry.training.plan import PLAN
 
 
 class YOLO:
@@ -50,7 +51,14 @@ class YOLO:
     def __init__(self, model: str | Path, task: str | None = None, verbose: bool = True) -> None:
         if task not in (None, "pose"):
             raise PosefoundryError(f"task: posefoundry knows 'pose' alone, got {task!r}.")
-        self._opened: Opened = open_model(model)
+        try:
+            self._opened: Opened = open_model(model)
+        except PosefoundryError as error:
+            if not (Path(model).parent.parent / PLAN).is_file():
+                raise
+            raise PosefoundryError(
+                f"{error} Their training was cut short. Go on with it: posefoundry train model={model} resume=true"
+            ) from None
         self._verbose = verbose
         self._backend: tuple[tuple[Any, ...], Backend] | None = None
 

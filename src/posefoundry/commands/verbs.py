@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from posefoundry.api.data import find_coco_files
+from posefoundry.api.training import go_on
 from posefoundry.api.yolo import YOLO
 from posefoundry.commands.model_choice import named_or_current
 from posefoundry.commands.words import arguments_of, refuse_others, required
@@ -22,10 +23,15 @@ HEADS = {True: "several boxes a person, thinned out by NMS", False: "one box a p
 def train(words: list[str]) -> None:
     """Trains and says where the weights are."""
     arguments = arguments_of("train", words)
-    model = YOLO(required("train", arguments, "model", "yolo26n-pose.yaml"))
-    metrics = model.train(**arguments)
+    model = required("train", arguments, "model", "yolo26n-pose.yaml")
+    if arguments == {"resume": True}:
+        best, metrics = go_on(Path(model))
+    else:
+        opened = YOLO(model)
+        metrics = opened.train(**arguments)
+        best = Path(opened.ckpt_path or "")
     print(metrics)
-    print(f"Best weights: {model.ckpt_path}")
+    print(f"Best weights: {best}")
 
 
 def val(words: list[str], model_name: Callable[[], str]) -> None:

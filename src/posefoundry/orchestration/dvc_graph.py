@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from posefoundry.config import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.params import describe_validation_error
 from posefoundry.stages.runner import OFFLINE_ENVIRONMENT
+from posefoundry.values import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

@@ -147,7 +147,7 @@ def read_journal(path: Path) -> tuple[list[Point], int, dict[str, int]]:
     n_sent = 0
     last_steps: dict[str, int] = {}
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return [], 0, {}
     for line in lines:

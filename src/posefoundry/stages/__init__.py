@@ -6,8 +6,13 @@ stage's own imports take seconds. A stage that has something to save asks for ti
 """
 
 import os
+import shutil
+from pathlib import Path
 
 from posefoundry.processes import die_with_parent, die_with_starter, stop_with_parent
+
+# Lies beside the last checkpoint of a training that has ended, until what it made is known to be recorded.
+FINISHED = "finished"
 
 _is_one_of_several = die_with_starter()
 if not _is_one_of_several and "DVC_STAGE" in os.environ:
@@ -18,3 +23,9 @@ def stop_with_dvc() -> None:
     """Lets DVC's end be a SIGTERM for this stage, soon followed by SIGKILL; does nothing in one of its processes."""
     if not _is_one_of_several and "DVC_STAGE" in os.environ:
         stop_with_parent()
+
+
+def forget_finished_trainings(checkpoints: Path) -> None:
+    """Removes the last checkpoints of trainings that have ended."""
+    for mark in checkpoints.glob(f"*/{FINISHED}"):
+        shutil.rmtree(mark.parent, ignore_errors=True)

@@ -10,6 +10,7 @@ from posefoundry.evaluation.progress import progress_bar
 from posefoundry.evaluation.report import write_report
 from posefoundry.files import atomic_directory
 from posefoundry.registry.runs import log_to_run
+from posefoundry.stages import forget_finished_trainings
 from posefoundry.stages.runner import run_as_command
 
 SPLIT = "test"
@@ -19,8 +20,9 @@ LOGGED = (
 )  # fmt: skip
 
 
-def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, report: Path) -> None:
+def run(settings: Evaluate, *, raw: Path, weights: Path, run: Path, checkpoints: Path, report: Path) -> None:
     """Judges the best weights on the test split: OKS and box AP, curves, and pictures of the worst and best images."""
+    forget_finished_trainings(checkpoints)  # DVC has recorded what they made
     annotations, images = raw / "annotations" / f"{SPLIT}.json", raw / "images" / SPLIT
     with progress_bar("evaluate") as progress:
         judgement = judge_weights(weights, annotations, images, settings, tags=raw / TAGS_NAME, progress=progress)

@@ -14,7 +14,7 @@ from posefoundry.config import Register, Train
 from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.files import read_json, sha256_of_file, sole_use, write_json_atomic
 from posefoundry.processes import GRACE_S, stop_on_signals
-from posefoundry.stages import stop_with_dvc
+from posefoundry.stages import FINISHED, forget_finished_trainings, stop_with_dvc
 from posefoundry.stages.runner import run_as_command
 from posefoundry.training.checkpoint import CheckpointFolder, describe_others
 from posefoundry.training.observer import FileLog, Observer
@@ -77,7 +77,7 @@ def run(
                     # What belongs there of an interrupted training, its checkpoint holds.
                     for emptied in (models, report):
                         shutil.rmtree(emptied, ignore_errors=True)
-                        emptied.mkdir(parents=True)
+                        emptied.mkdir(parents=True, exist_ok=True)
                     folder = _own_folder(settings, checkpoints, identity, yolo)
                 settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
                 if group.is_main:
@@ -107,8 +107,9 @@ def run(
             )
             mlflow_log.keep_files(report)
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
-    if group.is_main:
-        folder.clear()
+    if group.is_main:  # DVC has yet to record what was made; should it not come to that, this spares the training
+        folder.keep_newest()
+        (folder.path / FINISHED).touch()
 
 
 def _own_folder(settings: Train, checkpoints: Path, identity: dict[str, Any], yolo: Path) -> CheckpointFolder:
@@ -120,6 +121,7 @@ def _own_folder(settings: Train, checkpoints: Path, identity: dict[str, Any], yo
         identity = identity | {"data by DVC": content}
     folder = CheckpointFolder(checkpoints / digest(identity), settings.keep_checkpoints, identity)
     if not folder.steps():
+        forget_finished_trainings(checkpoints)
         for sentence in describe_others(folder):
             print(sentence)
     return folder

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from posefoundry.config import AUTO_BATCH, Train
+from posefoundry.config import Train
 from posefoundry.datasets.yolo import DatasetSpec, image_files, read_dataset_yaml
 from posefoundry.errors import PosefoundryError
 from posefoundry.machine import free_memory_bytes
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
 from posefoundry.training.trial import forget_what_was_tried, peak_bytes_on_cpu, peak_bytes_on_gpu
+from posefoundry.values import AUTO_BATCH
 
 # Without a GPU more images at once are no faster; this many are what the published recipes use on small machines.
 MOST_ON_CPU = 16

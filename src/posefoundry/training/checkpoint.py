@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,27 @@ class CheckpointFolder:
 
         A disk that is full, or gone, costs this checkpoint, not the training: it is reported, and False returned.
         """
+        others = {best_step} - {None}
+        try:
+            try:
+                self._write(step, state, facts)
+            except (OSError, RuntimeError):
+                if len(self._sidecars()) < 2:
+                    raise
+                # Those kept besides the newest may be what there is no room for.
+                self._drop_all_but(others, n_newest=1)
+                self._write(step, state, facts)
+        except (OSError, RuntimeError) as error:  # torch wraps some of the system's refusals
+            print(
+                f"Checkpoint of step {step} not written to {self.path}{_room(self.path)}: {error}. The training goes "
+                "on; the checkpoint before stays.",
+                file=sys.stderr,
+            )
+            return False
+        self._drop_all_but({step, *others}, n_newest=self.keep)
+        return True
+
+    def _write(self, step: int, state: dict[str, Any], facts: Mapping[str, Any]) -> None:
         path = self.path / f"step-{step:09d}.pt"
         aside = path.with_name(f".{path.name}.partial")
         try:
@@ -79,16 +100,9 @@ class CheckpointFolder:
             aside.replace(path)
             write_json_atomic(path.with_suffix(".json"), sidecar)
             _flush_folder(self.path)
-        except (OSError, RuntimeError) as error:  # torch wraps some of the system's refusals
+        except (OSError, RuntimeError):
             _drop(aside)
-            print(
-                f"Checkpoint of step {step} not written to {self.path}{_room(self.path)}: {error}. The training goes "
-                "on; the checkpoint before stays.",
-                file=sys.stderr,
-            )
-            return False
-        self._drop_all_but({step, *([] if best_step is None else [best_step])})
-        return True
+            raise
 
     def read_newest(self) -> dict[str, Any] | None:
         """Returns the newest checkpoint that is whole; one that was cut short or altered is named and passed over."""
@@ -101,7 +115,7 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Returns the steps there are checkpoints of, whole or not, in rising order."""
-        return [_step_of(sidecar) for sidecar in self._sidecars()]
+        return [step for sidecar in self._sidecars() if (step := _step_of(sidecar)) is not None]
 
     def fact(self, name: str) -> Any:
         """Returns what the newest readable sidecar tells by a name, or None where none does."""
@@ -112,25 +126,29 @@ class CheckpointFolder:
                 continue
         return None
 
+    def keep_newest(self) -> None:
+        """Forgets all but the newest: the training has come to its end."""
+        self._drop_all_but(set(), n_newest=1)
+
     def clear(self) -> None:
-        """Forgets the training: it has come to its end."""
+        """Forgets the training."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+        with suppress(OSError):  # others lie beside it, or it is a link or a disk of its own
             self.path.parent.rmdir()
 
     def _sidecars(self) -> list[Path]:
-        return sorted(self.path.glob("step-*.json"))
+        return sorted(path for path in self.path.glob("step-*.json") if _step_of(path) is not None)
 
-    def _drop_all_but(self, steps: set[int]) -> None:
+    def _drop_all_but(self, steps: Collection[int | None], *, n_newest: int) -> None:
         sidecars = self._sidecars()
-        kept = {*steps, *(_step_of(sidecar) for sidecar in sidecars[-self.keep :])}
+        kept = {*steps, *(_step_of(sidecar) for sidecar in sidecars[-n_newest:])}
         for sidecar in sidecars:
             if _step_of(sidecar) not in kept:
                 _drop(sidecar)
         # Also what a kill left half written, or without its sidecar.
         left_over = [*self.path.glob(".step-*.partial"), *self.path.glob("step-*.pt")]
         for path in left_over:
-            if path.name.startswith(".") or _step_of(path) not in kept:
+            if path.name.startswith(".") or _step_of(path) not in {*kept, None}:
                 _drop(path)
 
 
@@ -227,8 +245,10 @@ def _read(sidecar: Path) -> dict[str, Any]:
     return state
 
 
-def _step_of(sidecar: Path) -> int:
-    return int(sidecar.stem.removeprefix("step-"))
+def _step_of(path: Path) -> int | None:
+    """Returns the step that a name tells; None for a file of the user's."""
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else None
 
 
 def _drop(path: Path) -> None:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from posefoundry.config import MAX_STRIDE_PX, Train
+from posefoundry.config import Train
 from posefoundry.datasets.yolo import DatasetSpec, image_files, label_path_of, read_labels
 from posefoundry.errors import PosefoundryError
 from posefoundry.inference.images import read_image_bgr
@@ -22,6 +22,7 @@ from posefoundry.training.augment import Scene, blur, cut_out, mirror, mirror_up
 from posefoundry.training.batch import Sample
 from posefoundry.training.compose import MAX_PASTED, mix_up, mosaic, paste_person
 from posefoundry.training.image_cache import ImageCache
+from posefoundry.values import MAX_STRIDE_PX
 
 # Epoch, index of the image, and the side of its batch in px where that is not the training size.
 Item = tuple[int, int] | tuple[int, int, int]

@@ -112,6 +112,19 @@ class ProcessGroup:
                 sys.exit(LOST_PEER_STATUS)
 
 
+def require_gpu() -> None:
+    """Makes sure that there is one.
+
+    Raises:
+        PosefoundryError: There is none.
+    """
+    if not torch.cuda.is_available():
+        raise PosefoundryError(
+            "device: expected a GPU, and PyTorch sees none. See `nvidia-smi`, CUDA_VISIBLE_DEVICES and whether "
+            f"PyTorch {torch.__version__} is a CUDA build, or train with device: cpu."
+        )
+
+
 def _is_of_connection(error: BaseException | None) -> bool:
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
@@ -128,6 +141,7 @@ def join_process_group(device: str) -> ProcessGroup:
     use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     own_device = torch.device("cuda", local_rank) if use_gpu else torch.device("cpu")
     if use_gpu:
+        require_gpu()
         if local_rank >= torch.cuda.device_count():
             raise PosefoundryError(
                 f"train.processes: expected at most one process a GPU, got {torch.cuda.device_count()} GPUs here and "

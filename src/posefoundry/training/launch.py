@@ -23,7 +23,8 @@ from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, SubprocessContext
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import (
     RendezvousClosedError,
     RendezvousConnectionError,
@@ -125,6 +126,11 @@ class _Agent(LocalElasticAgent):
             if self._asks(lambda store: store.check([ENDED_BY])):
                 return self._asks(lambda store: store.get(ENDED_BY)).decode()
         return "another host"
+
+    def has_finished(self) -> bool:
+        """True once rank 0 was here and has ended well: it does so last, when all is written."""
+        endings = [handler.proc.poll() for handler in self._handlers()]
+        return self.meeting.is_here and endings[:1] == [0]
 
     def missing(self) -> list[str]:
         """Names the hosts of the last attempt that have not come to begin again; none where their store is gone too."""
@@ -231,6 +237,11 @@ class _Agent(LocalElasticAgent):
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal_number)
 
+    def _handlers(self) -> list[SubprocessHandler]:
+        """Returns this host's processes in order of their ranks."""
+        context = self._pcontext
+        return list(context.subprocess_handlers.values()) if isinstance(context, SubprocessContext) else []
+
     def _pids(self) -> Iterable[int]:
         return self._pcontext.pids().values() if self._pcontext else ()
 
@@ -300,6 +311,8 @@ def _run(agent: _Agent) -> RunResult:
     except SignalException:
         # Other hosts may wait for a replacement of this one.
         leave_open = True
+        if agent.has_finished():
+            return RunResult(state=WorkerState.SUCCEEDED)
         raise StoppedError(STOPPED) from None
     except (ConnectionError, DistError, RendezvousConnectionError) as error:  # the store went with its host
         leave_open = True  # there is nothing left to close

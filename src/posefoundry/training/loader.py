@@ -21,12 +21,13 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from posefoundry.config import AUTO_WORKERS, Train
+from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.machine import usable_cores
 from posefoundry.processes import die_with_parent
 from posefoundry.training.batch import Batch, collate
 from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
+from posefoundry.values import AUTO_WORKERS
 
 BATCHES_AHEAD = 4  # a worker
 MOST_AUTO_WORKERS = 16  # each prepares some 160 images of 640 px a second and takes a quarter GiB
@@ -90,6 +91,18 @@ def n_loader_workers(settings: Train, device: torch.device) -> int:
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
     n_that_fit = free // _bytes_held(settings, 1, max(batch_sides_px(settings)))
     return int(max(0, min(MOST_AUTO_WORKERS, usable_cores() // settings.processes - 1, n_that_fit)))
+
+
+def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Hands on the loader's batches; what a worker meets is told as if the training process had met it.
+
+    Raises:
+        PosefoundryError: An image or its labels cannot be read.
+    """
+    try:
+        yield from loader
+    except PosefoundryError as error:  # a worker's comes with the lines of code that it went through
+        raise PosefoundryError(str(error).rpartition("PosefoundryError: ")[2].strip()) from None
 
 
 def _bytes_held(settings: Train, n_workers: int, side_px: int) -> int:

@@ -19,6 +19,7 @@ from posefoundry.training.diagnosis import diagnose
 from posefoundry.training.distributed import ProcessGroup, synchronise_batchnorm
 from posefoundry.training.epoch_log import EpochLog
 from posefoundry.training.guard import StepGuard
+from posefoundry.training.loader import batches
 from posefoundry.training.losses import Criterion
 from posefoundry.training.observer import Observer
 from posefoundry.training.optimizer import WeightAverage, build_optimizer, learning_rate_at
@@ -145,7 +146,7 @@ class Trainer:
         sampler.epoch, sampler.first = self.epoch, self.step - self.epoch * len(self.loader)
         self.criterion.start_epoch(self.epoch)
         self._prepare_modules()
-        for batch in self.log.timed(self.loader):
+        for batch in self.log.timed(batches(self.loader)):
             self.train_step(batch)
             ends_epoch = self.step == (self.epoch + 1) * len(self.loader)
             is_due = self._checkpoint_is_due(ends_epoch)

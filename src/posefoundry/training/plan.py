@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError, StoppedError, told_in_a_message
-from posefoundry.files import read_json, write_json_atomic
+from posefoundry.files import read_json, sole_use, write_json_atomic
 from posefoundry.processes import die_with_starter, put_back_afterwards, stop_on_signals
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ class Plan:
                 f"train.nodes: expected 1, got {self.settings.nodes}: several hosts train together in the pipeline "
                 "alone; docs/training.md tells how."
             )
-        self.write()
-        is_started = "WORLD_SIZE" in os.environ  # by torchrun or a scheduler, which have made the processes
-        if not is_started and (self.settings.processes > 1 or self.gpus not in ((), (0,))):
-            self._start_processes()
-        else:
-            self.train()
-        (self.folder / PLAN).unlink(missing_ok=True)
+        with sole_use(self.folder / ".lock", patience_s=0):
+            self.write()
+            if self.settings.processes > 1 or self.gpus not in ((), (0,)):
+                self._start_processes()
+            else:
+                self.train()
+            (self.folder / PLAN).unlink(missing_ok=True)
 
     def _start_processes(self) -> None:
         from posefoundry.training.launch import run_processes
@@ -148,13 +148,14 @@ def _visible(gpus: tuple[int, ...]) -> str:
     """
     import torch
 
+    from posefoundry.training.distributed import require_gpu
+
+    require_gpu()
     n_here = torch.cuda.device_count()
     if max(gpus) >= n_here:
         raise PosefoundryError(
             f"device: expected numbers of GPUs that this program sees, from 0 to {n_here - 1}, got "
             f"{', '.join(map(str, gpus))}."
-            if n_here
-            else f"device: expected GPUs, got {', '.join(map(str, gpus))}: this program sees none. Use device=cpu."
         )
     now = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = now.split(",") if now else [str(number) for number in range(n_here)]

@@ -36,6 +36,7 @@ class BestSoFar:
 
     epoch: int = 0
     value: float = -1.0
+    risen_at_epoch: int = 0
     step: int | None = None
     metrics: Metrics = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -72,10 +73,16 @@ class WeightFiles:
         """Writes what could not be written before.
 
         Raises:
-            OSError: It still cannot be.
+            PosefoundryError: It still cannot be.
         """
         for name, kept in self._unwritten.items():
-            self._save(name, *kept)
+            try:
+                self._save(name, *kept)
+            except OSError as error:
+                raise PosefoundryError(
+                    f"the {name} weights could not be written to {error.filename}: {error.strerror}. Make room and "
+                    "start the training again: it goes on from its last checkpoint."
+                ) from None
 
     def _save(self, name: str, weights: dict[str, Tensor], epoch: int, metrics: Metrics) -> None:
         facts = {"epoch": epoch, "val_metrics": metrics, **self._facts}
@@ -153,12 +160,21 @@ def _train(
 
     def keep_weights(average: PoseModel, epoch: int, metrics: Metrics) -> bool:
         files.write("last", average.state_dict(), epoch, metrics)
+        if metrics[BEST_BY] is None and not best.epoch:
+            print("Nobody is annotated on the val images, so the best weights are the last.", file=sys.stderr)
         value = metrics[BEST_BY] or 0.0
         if value > best.value:
+            best.risen_at_epoch = epoch
+        if value > best.value or value == best.value == 0:  # of those that find nobody, the last have learnt most
             best.epoch, best.value, best.step, best.metrics = epoch, value, trainer.step, metrics
             best.weights = {name: tensor.detach().cpu().clone() for name, tensor in average.state_dict().items()}
             files.write("best", best.weights, epoch, metrics)
-        return bool(settings.early_stop_epochs) and epoch - best.epoch >= settings.early_stop_epochs
+        stands_for = epoch - best.risen_at_epoch
+        is_measured = metrics[BEST_BY] is not None
+        end = bool(settings.early_stop_epochs) and is_measured and stands_for >= settings.early_stop_epochs
+        if end and epoch < settings.epochs:
+            print(f"Ending after epoch {epoch} of {settings.epochs}: val OKS AP has not risen for {stands_for} epochs.")
+        return end
 
     trainer.checkpoints = Checkpoints(
         folder,
