@@ -80,8 +80,8 @@ class Plan:
         """
         if self.settings.nodes > 1:
             raise PosefoundryError(
-                f"train.nodes: expected 1, got {self.settings.nodes}: several hosts train together in the pipeline "
-                "alone; docs/training.md tells how."
+                f"train.nodes: expected 1, got {self.settings.nodes}: only the pipeline trains on several hosts; "
+                "docs/training.md tells how."
             )
         self.write()
         is_started = "WORLD_SIZE" in os.environ  # by torchrun or a scheduler, which have made the processes
@@ -151,7 +151,7 @@ def _visible(gpus: tuple[int, ...]) -> str:
     n_here = torch.cuda.device_count()
     if max(gpus) >= n_here:
         raise PosefoundryError(
-            f"device: expected numbers of GPUs that this program sees, from 0 to {n_here - 1}, got "
+            f"device: expected GPUs that this program sees, numbered from 0 to {n_here - 1}, got "
             f"{', '.join(map(str, gpus))}."
             if n_here
             else f"device: expected GPUs, got {', '.join(map(str, gpus))}: this program sees none. Use device=cpu."
