@@ -128,7 +128,7 @@ def test_a_candidate_that_was_compared_with_an_older_production_is_told(
     monkeypatch.setattr(versions, "list_versions", lambda name: found)
     status, out, _ = run("versions")
     assert status == 0
-    told = "The gate compared version 3 with version 1, but in production is version 2.\nTo judge it anew, where it was"
+    told = "The gate compared version 3 with version 1, but in production is version 2.\nTo judge it again where it"
     assert (told in out) is is_told
 
 

@@ -23,15 +23,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Trains, judges, exports and uses YOLO pose models, and looks after those that the pipeline "
-    "([bold]dvc repro[/]) makes: which there are, which one is in production, and why.",
+    help="Trains, judges, exports and uses YOLO pose models, and keeps track of those that the pipeline "
+    "([bold]dvc repro[/]) makes: which versions exist, which one is in production, and why.",
     epilog=_lines(
-        "[bold]A model's way[/]",
+        "[bold]From training to production[/]",
         "dvc repro                                  the pipeline registers a candidate",
-        "posefoundry versions                       see it beside the others",
-        "posefoundry predict street.jpg             see what it sees",
+        "posefoundry versions                       compare it with the others",
+        "posefoundry predict street.jpg             try it on an image",
         'posefoundry promote candidate --why "..."  put it into production',
-        'posefoundry rollback --why "..."           and back',
+        'posefoundry rollback --why "..."           take it back out',
         "",
         "The store is mlflow.db in the project, or the server that MLFLOW_TRACKING_URI names.",
     ),
@@ -73,7 +73,7 @@ def promote(
 ) -> None:
     """Puts a version that passed the gate into production.
 
-    The one that was there stays at hand as previous. Who, when, why, from and to are recorded for good.
+    The one that was there stays available as previous. Who, when, why, from and to are recorded for good.
     Who: POSEFOUNDRY_USER in the environment, else git's user.
     """
     from posefoundry.commands import ledger
@@ -102,9 +102,9 @@ def versions(model_name: ModelName = None) -> None:
 
 @_command(VERSION_PANEL, "posefoundry history")
 def history(model_name: ModelName = None) -> None:
-    """Tells every promotion and rollback, and checks that none was altered or removed.
+    """Lists every promotion and rollback, and checks that none was altered or removed.
 
-    Ends with status 1 if the record is broken, or production was moved without one.
+    Ends with status 1 if the record is broken, or production was changed without a record.
     """
     from posefoundry.commands import ledger
 
@@ -114,7 +114,7 @@ def history(model_name: ModelName = None) -> None:
 
 @_command(VERSION_PANEL, "posefoundry ui", "posefoundry ui --port 5001")
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000) -> None:
-    """Opens MLflow's pages on the project's store, for this machine only. Ctrl-C ends them."""
+    """Serves MLflow's pages on the project's store, to this machine only. Ctrl-C ends it."""
     from posefoundry.commands.ui import serve
 
     raise typer.Exit(serve(port))
@@ -141,16 +141,19 @@ def predict(
             "model in production, else models/train/best.safetensors.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the drawn images go: predictions/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the drawn images; by default predictions/.")
+    ] = None,
     confidence: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Same as conf=. Leave out persons less certain than this: 0.25.")
+        float | None,
+        typer.Option(min=0, max=1, help="Same as conf=. Leave out persons below this score; by default 0.25."),
     ] = None,
     model_name: ModelName = None,
 ) -> None:
     """Finds people in images and videos and draws their skeletons.
 
-    A file that cannot be read is named and skipped; the command then ends with status 1. Without a source, people are
-    painted to try a model on.
+    A file that cannot be read is named and skipped; the command then ends with status 1.
+    Without a source, it draws a picture of people to try a model on.
     """
     from posefoundry.commands.predict import predict_and_draw
     from posefoundry.commands.words import arguments_of
@@ -193,7 +196,7 @@ def train(words: Words = None) -> None:
 def val(words: Words = None) -> None:
     """Measures box AP and OKS AP by COCO's rules, on what the model was trained on or on data=.
 
-    PCK, the mean error in pixels, what costs most AP and what is weakest follow.
+    Then come PCK, the mean error in pixels, what costs most AP and where it is weakest.
     tags= slices by a CSV's columns as well; save_json=True writes all tables.
     Without model=, the model in production is measured, else models/train/best.safetensors.
     """
@@ -211,10 +214,10 @@ def val(words: Words = None) -> None:
     keys=keys.EVALUATE_KEYS,
 )
 def evaluate(words: Words = None) -> None:
-    """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, to pycocotools' last digit.
+    """Judges the results file of any model by COCO's rules: OKS AP and AR, box AP, as pycocotools computes them.
 
-    PCK, the mean error in pixels and the kinds of error that cost most AP follow.
-    Neither a model nor images are needed. What a file gets wrong is told by file and entry, and nothing is guessed.
+    Then come PCK, the mean error in pixels and the kinds of error that cost most AP.
+    Neither a model nor images are needed. Faults are reported by file and entry, and nothing is guessed.
     """
     from posefoundry.commands.evaluate import evaluate as judge
 
@@ -236,7 +239,7 @@ def export(words: Words = None) -> None:
 
 @_command(
     MODEL_PANEL,
-    "posefoundry recipe                              which there are, and what to expect of each",
+    "posefoundry recipe                              lists them, with their scores",
     "posefoundry recipe instant",
     "posefoundry recipe tier=instant",
     "posefoundry recipe fine-tune train.weights=yolov8n-pose.pt ingest.coco.root=data/source",
@@ -248,10 +251,10 @@ def export(words: Words = None) -> None:
 def recipe(
     words: Annotated[list[str] | None, typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", show_default=False)] = None,
 ) -> None:
-    """Runs a recipe, a training with a known outcome, and compares; status 3 if the score is lower than expected."""
-    from posefoundry.commands.recipe import recipe as cook
+    """Runs a recipe, a training with a known outcome; status 3 if a score is lower than expected."""
+    from posefoundry.commands.recipe import recipe as list_or_run
 
-    cook(words or [])
+    list_or_run(words or [])
 
 
 @_command(
@@ -283,7 +286,7 @@ def models() -> None:
     "posefoundry info model=yolov8n-pose.pt",
 )
 def info(words: Annotated[list[str] | None, typer.Argument(metavar="MODEL", show_default=False)] = None) -> None:
-    """Tells what a model file holds: architecture, size, classes, keypoints, origin."""
+    """Shows what a model file holds: architecture, size, classes, keypoints, origin."""
     from posefoundry.commands import verbs
 
     verbs.info(words or [])
@@ -314,7 +317,7 @@ def sigmas(words: Words = None) -> None:
     """Measures the sigmas of a skeleton, which OKS scales by, on persons that two people annotated.
 
     A sigma says how far people scatter on a keypoint; guesses flatter models.
-    Persons are paired by image and box. What is left out is told below the table.
+    Persons are paired by image and box. What is left out is listed below the table.
     """
     from posefoundry.commands.sigmas import sigmas as estimate
 
@@ -331,9 +334,9 @@ def sigmas(words: Words = None) -> None:
 def hard_examples(words: Words = None) -> None:
     """Exports the images most worth correcting, with predictions as pre-labels, for CVAT or Label Studio.
 
-    Each says why: worst OKS, persons nobody annotated, low confidence, or another
-    opinion than production's. By default they are of the pipeline's test split.
-    Corrected annotations go into data/corrections, and dvc repro takes them in.
+    Each comes with its reasons: low OKS, persons nobody annotated, low confidence,
+    disagreement with production. By default they are from the pipeline's test split.
+    Corrected annotations go into data/corrections, where dvc repro picks them up.
     """
     from posefoundry.commands.hard_examples import hard_examples as export_hard_examples
 

@@ -17,7 +17,7 @@ TIERS: tuple[Tier, ...] = ("instant", "short", "full")
 
 
 class Expectation(Section):
-    """What a metric should come to: about `value`, or not much below what the starting weights have.
+    """What a metric should come to at least: `value`, or what the starting weights have, less a tolerance.
 
     A score below `value - tolerance`, or below the start's by more than `tolerance`, fails the recipe.
     """
@@ -38,7 +38,7 @@ class Recipe(Section):
 
     Attributes:
         description: A sentence for the list of recipes.
-        tier: instant (a minute), short (minutes on two cores) or full (hours on a GPU).
+        tier: instant (two minutes on two cores), short (several minutes) or full (hours on a GPU).
         ingest: The data.
         convert: How they become labels.
         train: The training.

@@ -69,11 +69,15 @@ def test_image_size_is_rounded_up_to_the_stride_and_short_trainings_warm_up_shor
         (ValArguments, {"cnf": 0.1}, "val: unknown setting 'cnf'; did you mean 'conf'?"),
         (PredictArguments, {"imgsize": 320}, "predict: unknown setting 'imgsize'; did you mean 'imgsz'?"),
         (ExportArguments, {"formt": "onnx"}, "export: unknown setting 'formt'; did you mean 'format'?"),
-        (TrainArguments, {"cutmix": 0.1}, "train: cutmix: posefoundry does not do this; leave it out, or at 0.0"),
+        (
+            TrainArguments,
+            {"cutmix": 0.1},
+            "train: cutmix: posefoundry does not do this; leave it out, or set it to 0.0",
+        ),
         (
             TrainArguments,
             {"resume": True, "epochs": 9},
-            "train: resume: goes on with the arguments of before; leave out epochs",
+            "train: resume: goes on with the arguments it began with; leave out epochs",
         ),
         (ExportArguments, {"format": "coreml"}, "export: format: Input should be 'onnx' or 'engine' (got 'coreml')"),
         (PredictArguments, {"conf": 2}, "predict: conf: Input should be less than or equal to 1 (got 2)"),
@@ -119,7 +123,7 @@ def test_several_gpus_train_together_and_do_nothing_else(several):
     got = settings(device=several)
     assert (got.device, got.processes) == ("cuda", 2)
     with pytest.raises(
-        PosefoundryError, match=r"device: expected one device, got .*; several GPUs only train together"
+        PosefoundryError, match=r"device: expected one device, got .*; several at once are for training only"
     ):
         device_name(several)
 

@@ -109,7 +109,7 @@ def test_coco_file_brings_its_siblings_and_is_the_truth_itself(tiny_coco, tmp_pa
     truth = data.truth("val", tmp_path)
     assert truth.annotations == tiny_coco / "annotations" / "person_keypoints_val2017.json"
     assert truth.area_rule.startswith("ground truth: area of the annotation")
-    with pytest.raises(PosefoundryError, match="expected a COCO file of the split 'test'"):
+    with pytest.raises(PosefoundryError, match="expected a COCO file for the split 'test'"):
         data.truth("test", tmp_path)
 
 

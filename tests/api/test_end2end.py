@@ -54,7 +54,7 @@ def test_an_exported_model_knows_its_head(workplace):
 def test_a_family_with_one_head_says_so(workplace, name):
     model = YOLO(f"{name}.pt")
     for verb in (lambda **kw: model(IMAGE, **kw), lambda **kw: model.val("coco8-pose.yaml", **kw), model.export):
-        with pytest.raises(PosefoundryError, match=f"got {name}, which has one head"):
+        with pytest.raises(PosefoundryError, match=f"got {name}, whose only head needs it"):
             verb(end2end=True)
     assert best_score(model, end2end=False) == best_score(model)
 
@@ -72,4 +72,4 @@ def test_on_the_command_line(workplace, command_line):
     assert command_line("val", "model=yolo26n-pose.pt", "data=coco8-pose.yaml", "end2end=false", "imgsz=64")[0] == 0
     status, _, err = command_line("predict", "model=yolov8n-pose.pt", "end2end=True")
     assert status == 2 and "expected a YOLO26 model" in err
-    assert "one box a person, without NMS" in command_line("info", "yolo26n-pose.pt")[1]
+    assert "one box per person, without NMS" in command_line("info", "yolo26n-pose.pt")[1]

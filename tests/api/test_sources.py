@@ -157,7 +157,7 @@ def test_video_cut_off_and_no_video(tmp_path, model, capfd):
 
 
 def test_camera_that_is_not_there(model):
-    with pytest.raises(PosefoundryError, match="has no end; ask for its results with stream=True"):
+    with pytest.raises(PosefoundryError, match="never ends; ask for its results with stream=True"):
         model(7)
     with pytest.raises(PosefoundryError, match="camera 7: expected a video"):
         next(model("7", stream=True))
@@ -172,7 +172,7 @@ def test_camera_that_is_not_there(model):
         ("*.tiff", r"\*\.tiff: expected files that match, found none"),
         ("clip.mp4", r"clip\.mp4: expected a video, found no file"),
         ([], "got an empty list"),
-        (["bad.jpg", "nowhere.jpg"], "Nothing of the source can be read; 2 faults, the first: bad"),
+        (["bad.jpg", "nowhere.jpg"], "Nothing in the source can be read; 2 faults, the first: bad"),
         (True, "source: expected an image"),
         (3.5, "got float"),
         (np.zeros((4, 4, 5), np.uint8), r"got \(4, 4, 5\) of uint8"),

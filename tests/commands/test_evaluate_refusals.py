@@ -85,7 +85,7 @@ def test_what_is_no_results_file_is_one_line_and_status_2(evaluate, tmp_path, ra
         (["annotations=gt.json"], "evaluate: expected detections="),
         ([*FILES, "sigma=coco"], "evaluate: unknown setting 'sigma'; did you mean 'sigmas'?"),
         ([*FILES, "area=mask"], "evaluate: area: expected one of annotation, annotation_else_box, box, got 'mask'"),
-        ([*FILES, "json=gt.json"], "evaluate: json: expected a file of its own, got gt.json"),
+        ([*FILES, "json=gt.json"], "evaluate: json: expected another file than the inputs, got gt.json"),
         ([*FILES, "json=."], "evaluate: json: expected a file to write, got the folder ./"),
         ([*FILES, "json=gt.json/out.json"], "evaluate: json: expected a file that can be written"),
         ([*FILES, "slices=3"], "evaluate: slices: expected true, false, or crossed slices"),

@@ -324,7 +324,7 @@ def test_fault_of_the_set_up_is_said(data: Data, monkeypatch: pytest.MonkeyPatch
         return [CheckResult(check=checks[0], rows=4, failed_rows=0, offenders=(), fault='column "outcome" is missing')]
 
     monkeypatch.setattr(validate_stage, "run_checks", could_not_run)
-    with pytest.raises(PosefoundryError, match="receipt_complete: could not run, a fault of the set-up and not of the"):
+    with pytest.raises(PosefoundryError, match="receipt_complete: could not run, because of the set-up and not of the"):
         data.validate()
 
 

@@ -254,7 +254,7 @@ def test_refusals(project, run):
     assert "did you mean 'count'" in run("counts=3")[2]
     assert "expected images= as well" in run("annotations=data/raw/annotations/test.json")[2]
     run()
-    assert "which holds something" in run()[2]
+    assert "which is not empty" in run()[2]
     Path("reports/evaluate/detections.json").write_text("{}")
     assert "expected a COCO results file" in run("out=c")[2]
     Path("reports/evaluate/detections.json").unlink()

@@ -180,7 +180,7 @@ def test_an_artifact_that_cannot_be_loaded_does_not_ship(inputs, project):
 
 def test_a_report_that_is_none_is_an_error_and_no_verdict(inputs):
     inputs["benchmark"].write_text("[]")
-    with pytest.raises(PosefoundryError, match=r"benchmark\.json: expected what the stage before writes") as error:
+    with pytest.raises(PosefoundryError, match=r"benchmark\.json: expected the output of the stage before") as error:
         release.run(Release(rules=(PARITY,)), JUDGED_BY, **inputs)
     assert not isinstance(error.value, RejectedError)
 

@@ -146,4 +146,5 @@ def test_a_changed_setting_starts_over_and_says_why(
     assert capsys.readouterr().out == ""
     assert folder(seed=1, learning_rate=0.001, epochs=1, warmup_epochs=0).steps() == []
     told = capsys.readouterr().out
-    assert "(step 3) is of another training: train.epochs, train.learning_rate, train.warmup_epochs differ." in told
+    different = "train.epochs, train.learning_rate, train.warmup_epochs"
+    assert f"(step 3) belongs to another training (different: {different})." in told

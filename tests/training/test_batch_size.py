@@ -65,7 +65,9 @@ def test_the_largest_batch_within_the_share_is_found_by_trying_small_ones(free_b
 
 
 def test_a_device_too_small_for_any_batch_is_told() -> None:
-    with pytest.raises(PosefoundryError, match=r"train\.batch_size auto: expected 4 images to fit .* smaller train"):
+    with pytest.raises(
+        PosefoundryError, match=r"train\.batch_size auto: expected memory for 4 images, .* smaller train"
+    ):
         largest_that_fits(memory_of(600, []), 600)
 
 
@@ -107,14 +109,14 @@ def test_cpus_take_the_usual_batch_or_the_fewer_that_fit(
     group = Peers(rank=0, n_processes=processes, device=torch.device("cpu"))
     auto = Train(batch_size="auto", processes=processes)
     assert with_batch_that_fits(auto, group, people / "yolo" / "dataset.yaml").batch_size == expected
-    told = f"batches of {expected} images, {expected // processes} a process: they fit in 70% of the"
+    told = f"batches of {expected} images, {expected // processes} per process: they fit in 70 % of the"
     assert told in capsys.readouterr().out
 
 
 def test_a_cpu_with_too_little_memory_is_told(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_cpu_with(2 + 1.2, monkeypatch)
     with pytest.raises(
-        PosefoundryError, match=r"1\.2 GiB, and they do not\. Choose a smaller train\.model, .*cache_gib"
+        PosefoundryError, match=r"1\.2 GiB, which is too little\. Choose a smaller train\.model, .*cache_gib"
     ):
         with_batch_that_fits(Train(batch_size="auto"), ALONE, people / "yolo" / "dataset.yaml")
 
@@ -190,5 +192,5 @@ def test_a_training_goes_on_with_the_batch_that_was_found_first(tmp_path: Path) 
     folder.write(1, {}, {"batch_size": 24}, None)
     assert with_batch_so_far(auto, folder, ALONE).batch_size == 24
     assert with_batch_so_far(Train(batch_size=8), folder, ALONE).batch_size == 8
-    with pytest.raises(PosefoundryError, match="of batches of 24 images, expected a multiple of 5 processes"):
+    with pytest.raises(PosefoundryError, match="expected a batch that 5 processes can share evenly, got 24 images"):
         with_batch_so_far(Train(batch_size="auto", processes=5), folder, ALONE)

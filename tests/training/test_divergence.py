@@ -98,8 +98,8 @@ def test_many_in_a_row_lead_back_to_the_checkpoint_at_a_lower_rate(
     trainer = trainer_with_log(people, tmp_path, settings)
     trainer.train(lambda _: {}, lambda *_: None)
     told = capsys.readouterr().err
-    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row had to be left out." in told
-    assert "Going on from the checkpoint of step 3, with the learning rate times 0.5" in told
+    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row were skipped." in told
+    assert "Going on from the checkpoint of step 3, with 0.5 times the learning rate" in told
     assert steps_and_skipped(tmp_path) == [(step, 0) for step in range(12)]
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.5 * 0.002 * 0.01)
     state = CheckpointFolder(tmp_path / "kept", 2).read_newest()
@@ -135,7 +135,7 @@ def test_a_validation_amid_broken_steps_can_be_repeated(
     assert (again.step, again.rescue.in_a_row, again.rescue.first[0]) == (6, 2, 4)  # type: ignore[index]
     again.train(lambda _: {}, lambda *_: None)
     told = capsys.readouterr().err
-    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row had to be left out." in told
+    assert "Training diverged in step 4: the gradient is not finite; 5 steps in a row were skipped." in told
     assert "Going on from the checkpoint of step 6" in told
 
 

@@ -63,6 +63,6 @@ def test_hosts_with_other_code_or_torch_refuse(
         other.setattr("torch.__version__", "1.0")
         other.setattr("socket.gethostname", lambda: "elsewhere")
         look(second)
-    with pytest.raises(PosefoundryError, match=r"host elsewhere \(rank 1\) would train with other code, torch than "):
+    with pytest.raises(PosefoundryError, match=r"host elsewhere \(rank 1\) has different code, torch from "):
         look(first)
     assert left == [0]

@@ -69,7 +69,7 @@ def test_a_signal_after_the_main_process_has_ended_well_changes_nothing(tmp_path
 def test_restarts_are_counted(tmp_path: Path) -> None:
     status, told = run(tmp_path, "kill-always", max_restarts=1)
     assert status == PosefoundryError.exit_status
-    assert "expected 2 processes to end well, got rank 1: killed by SIGKILL after 1 restarts" in told
+    assert "rank 1 was killed by SIGKILL; gave up after 1 restart." in told
     assert (tmp_path / "1_1").exists()
     assert not (tmp_path / "2_1").exists()
 
@@ -87,7 +87,7 @@ def test_a_fault_with_its_message_is_not_tried_again(tmp_path: Path) -> None:
     ("fault", "why"),
     [
         ("sleep", "step 2: preparing; .* the others wait for it"),
-        ("freeze", "its whole process or host stands still or is out of reach"),
+        ("freeze", "its whole process or host stands still or cannot be reached"),
     ],
 )
 def test_a_stalled_process_is_named_and_the_job_ends(tmp_path: Path, fault: str, why: str) -> None:

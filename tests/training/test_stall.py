@@ -86,7 +86,7 @@ def test_a_frozen_process_is_named_though_all_stand_in_one_place() -> None:
     verdict = job.pass_time(TIMEOUT_S + 5)
     assert verdict is not None
     assert verdict.startswith("rank 2 (")
-    assert "its whole process or host stands still or is out of reach" in verdict
+    assert "its whole process or host stands still or cannot be reached" in verdict
 
 
 def test_where_all_stand_the_network_is_suspected() -> None:

@@ -43,7 +43,7 @@ class VerbArguments(Section):
             return given
         for key, value in given.items():
             if key in neutral and value not in neutral[key]:
-                raise ValueError(f"{key}: posefoundry does not do this; leave it out, or at {neutral[key][0]!r}")
+                raise ValueError(f"{key}: posefoundry does not do this; leave it out, or set it to {neutral[key][0]!r}")
         return {key: value for key, value in given.items() if key not in neutral}
 
 
@@ -113,7 +113,7 @@ class TrainArguments(VerbArguments):
     @model_validator(mode="after")
     def _resume_alone(self) -> Self:
         if self.resume and (others := self.model_fields_set - {"resume", "task"}):
-            raise ValueError(f"resume: goes on with the arguments of before; leave out {', '.join(sorted(others))}")
+            raise ValueError(f"resume: goes on with the arguments it began with; leave out {', '.join(sorted(others))}")
         return self
 
     def to_settings(self, model: str, weights: Path | None, stride_px: int) -> Train:
@@ -164,7 +164,7 @@ class TrainArguments(VerbArguments):
         if not gpus:
             device = device_name(self.device)
             if device not in ("auto", "cpu", "cuda"):
-                raise PosefoundryError(f"train: device: expected cpu or numbers of GPUs, got {self.device!r}.")
+                raise PosefoundryError(f"train: device: expected cpu or GPU numbers, got {self.device!r}.")
             return {"device": device}
         if self.processes not in (None, len(gpus)):
             raise PosefoundryError(
@@ -213,7 +213,7 @@ class PredictArguments(VerbArguments):
         batch: Images a forward pass, of a folder, a list or a video.
         end2end: Of YOLO26, False uses the one-to-many head with NMS; by default as the weights say.
         classes: Keeps persons of these class indices alone.
-        vid_stride: Takes each so manieth frame of a video.
+        vid_stride: Takes every n-th frame of a video.
         save: Writes the drawn images and videos into the results' folder.
         save_txt: Writes labels/NAME.txt in the YOLO form; `save_conf` adds the score.
         save_crop: Writes each person's part of the image.
@@ -373,7 +373,7 @@ def device_name(device: DeviceName) -> str:
     """
     gpus = gpu_numbers(device)
     if len(gpus) > 1 or (isinstance(device, list) and not gpus):
-        raise PosefoundryError(f"device: expected one device, got {device!r}; several GPUs only train together.")
+        raise PosefoundryError(f"device: expected one device, got {device!r}; several at once are for training only.")
     if gpus:
         return f"cuda:{gpus[0]}"
     return str(device if device is not None else "auto").strip().lower() or "auto"

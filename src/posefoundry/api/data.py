@@ -57,7 +57,7 @@ class Data:
             file = self.coco[split]
             return Truth(annotations=file.annotations, images=file.images, area_rule=AREA_RULES["annotation"])
         if self.spec is None:
-            raise PosefoundryError(f"{self.name}: expected a COCO file of the split {split!r} beside it, found none.")
+            raise PosefoundryError(f"{self.name}: expected a COCO file for the split {split!r} beside it, found none.")
         content = coco_from_labels(self.spec, split)
         path = scratch / f"{split}.json"
         write_coco_keypoints(path, content)
@@ -78,7 +78,7 @@ class Data:
             convert_coco_files(self.coco, scratch / "yolo", images="symlink")
             return scratch / "yolo" / "dataset.yaml", annotations
         if self.spec is None:
-            raise PosefoundryError(f"{self.name}: expected a COCO file of the split 'train' beside it, found none.")
+            raise PosefoundryError(f"{self.name}: expected a COCO file for the split 'train' beside it, found none.")
         path = scratch / "dataset.yaml"
         path.write_text(_format_spec(self.spec), encoding="utf-8")
         return path, annotations

@@ -73,7 +73,7 @@ def _new(path: Path) -> Opened:
         near = difflib.get_close_matches(path.stem, MODEL_NAMES, n=1)
         hint = f"did you mean {near[0]}.yaml?" if near else f"there are {', '.join(MODEL_NAMES)}."
         raise PosefoundryError(
-            f"{path}: expected the name of a published architecture; {hint} Layer lists of one's own are not read."
+            f"{path}: expected the name of a published architecture; {hint} Custom layer lists are not supported."
         )
     model = build_model(path.stem).eval()
     info = ModelInfo(

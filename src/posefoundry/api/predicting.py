@@ -34,7 +34,7 @@ def predict(
     """
     opened = open_source(source, vid_stride=arguments.vid_stride)
     if opened.endless and not stream:
-        raise PosefoundryError("predict: a camera or a live address has no end; ask for its results with stream=True.")
+        raise PosefoundryError("predict: a camera or live address never ends; ask for its results with stream=True.")
     predictor = yolo.predictor(
         arguments.device,
         arguments.half,
@@ -90,7 +90,7 @@ def _readable(source: Source, on_fault: Callable[[PosefoundryError], None] | Non
         if on_fault is not None:
             on_fault(item)
     if faults and not any_frame:
-        raise PosefoundryError(f"Nothing of the source can be read; {len(faults)} faults, the first: {faults[0]}")
+        raise PosefoundryError(f"Nothing in the source can be read; {len(faults)} faults, the first: {faults[0]}")
 
 
 def _of_classes(result: PoseResult, classes: list[int] | int | None) -> PoseResult:

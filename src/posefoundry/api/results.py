@@ -222,7 +222,7 @@ class Results:
 
             with tempfile.NamedTemporaryFile(suffix=".png", delete=False) as file:
                 image.save(file, "PNG")
-            print(f"No viewer to show {Path(self.path).name} in; it is drawn in {file.name}")
+            print(f"Found no viewer to show {Path(self.path).name}; the drawn image is {file.name}")
 
     def save(self, filename: str | Path | None = None) -> str:
         """Writes the drawn image, by default as `results_<name>.jpg` in the current folder, and returns where.
@@ -341,7 +341,9 @@ def write_image(path: Path, image_bgr: np.ndarray) -> None:
     except (cv2.error, OSError) as error:
         raise PosefoundryError(f"{path}: expected to write an image there, got: {error}.") from None
     if not written:
-        raise PosefoundryError(f"{path}: expected to write an image there, could not. Is it too large for its format?")
+        raise PosefoundryError(
+            f"{path}: expected to write an image there, but could not. Is it too large for its format?"
+        )
 
 
 def _to_pil(image_bgr: np.ndarray) -> "Image.Image":

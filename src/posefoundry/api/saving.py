@@ -79,7 +79,7 @@ class Saver(AbstractContextManager["Saver"]):
             path = self.folder / f"{self._stem}.mp4"
             self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
             if not self._writer.isOpened():
-                raise PosefoundryError(f"{path}: expected OpenCV to write a video there, it could not.")
+                raise PosefoundryError(f"{path}: expected OpenCV to write a video there, but it could not.")
         self._writer.write(results.plot())
 
     def _close_video(self) -> None:

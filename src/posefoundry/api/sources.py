@@ -71,7 +71,7 @@ def open_source(source: Any, *, vid_stride: int = 1, name: str = "image0.jpg") -
     Args:
         source: A path, glob, address, camera's number, array, tensor, PIL image, or a list of such; None is a picture
             of people that is painted on the spot.
-        vid_stride: Takes each so manieth frame of a video.
+        vid_stride: Takes every n-th frame of a video.
         name: What an image in memory is called.
 
     Raises:

@@ -113,19 +113,19 @@ def _plan_of_before(weights: Path) -> Plan:
     folder = weights.parent.parent if weights.parent.name == "weights" else None
     if folder is not None and (folder / "results.csv").is_file() and not (folder / PLAN).is_file():
         raise PosefoundryError(
-            f"train: resume: {folder}: expected a training that was cut short, but this one has come to its end. To "
-            "train these weights further, leave resume out."
+            f"train: resume: {folder}: expected a training that was cut short, but this one has finished. To train "
+            "these weights further, leave resume out."
         )
     if folder is None or not (folder / PLAN).is_file():
         raise PosefoundryError(
-            f"train: resume: expected the weights of a training of this library, such as "
+            f"train: resume: expected weights from a training by this library, such as "
             f"runs/pose/train/weights/last.safetensors, got {str(weights)!r}."
         )
     plan = Plan.read(folder)
     if not _checkpoints(plan).steps():
         raise PosefoundryError(
-            f"train: resume: {_checkpoints(plan).path}: expected a checkpoint, found none: nothing was kept to go on "
-            "with. Leave resume out and start again."
+            f"train: resume: {_checkpoints(plan).path}: expected a checkpoint to go on from, found none. "
+            "Leave resume out to start again."
         )
     _check_unchanged(plan)
     return plan
@@ -145,11 +145,14 @@ def _check_unchanged(plan: Plan) -> None:
     different = sorted(key for key in now if before.get(key) != now[key])
     if data := [key for key in different if key.endswith(" data")]:
         raise PosefoundryError(
-            f"train: resume: expected the data of before, but the {' and the '.join(data)} differ. Put them back, or "
-            "leave resume out and start from these weights."
+            f"train: resume: expected the same data as before, but the {' and the '.join(data)} differ. Restore them, "
+            "or leave resume out to start a new training from these weights."
         )
     if different:
-        print(f"Going on although {', '.join(different)} differ from before: the weights will not be quite the same.")
+        print(
+            f"Going on although something differs from before ({', '.join(different)}): the weights will not be quite "
+            "those of an uninterrupted training."
+        )
 
 
 def _start_from(yolo: "YOLO", arguments: TrainArguments) -> Path | None:

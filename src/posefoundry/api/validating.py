@@ -27,7 +27,7 @@ def validate(yolo: "YOLO", arguments: ValArguments) -> PoseMetrics:
     """See `YOLO.val`."""
     remembered = yolo._opened.data
     if arguments.data is None and remembered is None:
-        raise PosefoundryError("val: expected data=, because these weights do not tell what they were trained on.")
+        raise PosefoundryError("val: expected data=, because these weights do not say what they were trained on.")
     data = open_data(arguments.data or str(remembered))
     settings = Evaluate(
         confidence=arguments.conf, nms_iou=arguments.iou, max_detections=arguments.max_det, batch_size=arguments.batch,

@@ -50,7 +50,7 @@ class YOLO:
 
     def __init__(self, model: str | Path, task: str | None = None, verbose: bool = True) -> None:
         if task not in (None, "pose"):
-            raise PosefoundryError(f"task: posefoundry knows 'pose' alone, got {task!r}.")
+            raise PosefoundryError(f"task: expected 'pose', the only task of posefoundry, got {task!r}.")
         try:
             self._opened: Opened = open_model(model)
         except PosefoundryError as error:
@@ -247,8 +247,8 @@ class YOLO:
         info = self.details
         if end2end and needs_nms(info.architecture):
             raise PosefoundryError(
-                f"end2end: expected a YOLO26 model, which has a head that needs no NMS, got {info.architecture}, which "
-                "has one head, and that one needs it. Leave end2end out."
+                f"end2end: expected a YOLO26 model, which has a head that needs no NMS, got {info.architecture}, "
+                "whose only head needs it. Leave end2end out."
             )
         return info if end2end is None or needs_nms(info.architecture) else replace(info, end2end=end2end)
 
@@ -267,7 +267,9 @@ class YOLO:
             precision = "float16" if half else "float32"
             return TorchBackend(opened.model, info, device=device, precision=precision)
         if half:
-            raise PosefoundryError(f"{opened.path}: an exported model has its precision; export it with half=True.")
+            raise PosefoundryError(
+                f"{opened.path}: the precision of an exported model is fixed; export it with half=True."
+            )
         assert opened.path is not None  # an exported model is a file
         if device == "auto" and opened.backend is not None:
             return with_head(opened.backend, info.end2end, opened.path)

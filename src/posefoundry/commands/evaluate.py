@@ -142,7 +142,7 @@ def _output(arguments: dict[str, Any], *inputs: Path) -> Path | None:
     if out.is_dir() or not out.name:
         raise PosefoundryError(f"evaluate: json: expected a file to write, got the folder {out}/. Say json=out.json.")
     if any(path.exists() and out.exists() and path.samefile(out) for path in inputs):
-        raise PosefoundryError(f"evaluate: json: expected a file of its own, got {out}, which is to be read.")
+        raise PosefoundryError(f"evaluate: json: expected another file than the inputs, got {out}.")
     return out
 
 
@@ -190,15 +190,17 @@ def _warnings(
     warnings = []
     truth = evaluator.truth
     if not evaluator.persons:
-        warnings.append("Nobody is annotated who could be found: no person with labelled keypoints that is no crowd.")
+        warnings.append(
+            "There is nobody to find: the annotations hold no person with labelled keypoints, crowds aside."
+        )
     elif not results:
         warnings.append(
             "There is not a single detection. If the model did find somebody, this is not its results file."
         )
     if truth.areas_from_box:
         warnings.append(
-            f"The area of {truth.areas_from_box} of {len(truth.areas)} annotations was computed from the box. Figures "
-            "by this rule compare only with figures by the same rule."
+            f"The area of {truth.areas_from_box} of {len(truth.areas)} annotations was computed from the box. Compare "
+            "these figures only with others by the same rule."
         )
     sigmas = evaluator.sigmas.tolist()
     if is_flat(sigmas):  # whom each detection is matched with takes a while to find out

@@ -28,11 +28,11 @@ def hard_examples(words: list[str]) -> None:
     refuse_others("hard-examples", arguments, KEYS)
     count = arguments.get("count", 50)
     if type(count) is not int or count < 1:
-        raise PosefoundryError(f"hard-examples: count: expected a whole number from 1, got {count!r}.")
+        raise PosefoundryError(f"hard-examples: count: expected a whole number above 0, got {count!r}.")
     out = Path(arguments.get("out", FOLDER))
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise PosefoundryError(
-            f"hard-examples: out: expected a new or empty folder, got {out}, which holds something. "
+            f"hard-examples: out: expected a new or empty folder, got {out}, which is not empty. "
             "Name another: out=round_2."
         )
     annotations, images, detections, production = _inputs(arguments)
@@ -57,7 +57,7 @@ def hard_examples(words: list[str]) -> None:
     told = ", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in kinds.most_common())
     print(f"{len(examples)} of {len(truth.images)} images ({told}) -> {out}/")
     if not production:
-        print("No model in production to disagree with.")
+        print("No model in production to compare with.")
     print("Correct them in CVAT or Label Studio, put the export into data/corrections/<round>/, then: dvc repro")
 
 
@@ -87,7 +87,7 @@ def _require_same_data() -> None:
     passport = read_json(PASSPORT)
     if isinstance(passport, dict) and passport.get("annotations_sha256") != sha256_of_file(ANNOTATIONS):
         raise PosefoundryError(
-            f"hard-examples: {DETECTIONS} is of other annotations than {ANNOTATIONS} has now. Evaluate again: "
+            f"hard-examples: {DETECTIONS} was made with other annotations than {ANNOTATIONS} has now. Evaluate again: "
             "dvc repro evaluate."
         )
 

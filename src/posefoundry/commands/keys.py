@@ -41,21 +41,20 @@ EVALUATE_KEYS = "\n".join(
         "                   persons in the image, class, tag; or crossed ones as",
         "                   well: slices='keypoint&size'",
         "      tags         a CSV with a column file_name and a column a tag",
-        "      seen         from which score on a detection counts for PCK, pixels and",
+        "      seen         the score from which a detection counts for PCK, pixels and",
         "                   the kinds of error, whatever scale scores have; 0.25. For",
         "                   AP and AR all count",
         "      pck_thresholds, pck_reference, pckh_threshold",
-        "                   within which parts of a person's size a keypoint is right",
-        "                   for PCK, [0.05, 0.1, 0.2]; that size, the longer side of",
-        "                   the box or the torso; and within which part of the head",
-        "                   for PCKh, 0.5",
+        "                   how far off, in parts of a person's size, a keypoint may be",
+        "                   for PCK, [0.05, 0.1, 0.2]; that size: box (its longer side)",
+        "                   or torso; and in parts of the head, for PCKh, 0.5",
     )
 )
 
 SIGMAS_KEYS = "\n".join(
     (
         "annotations  a COCO keypoint file, as one person annotated it",
-        "      second       the same images, as another person annotated them; some",
+        "      second       the same images, as another person annotated them; a few",
         "                   hundred persons are needed, ten of each keypoint at least",
         "      out          write them there, .yaml or .json: sigmas and kpt_names",
         "                   as in a dataset.yaml, and what they were measured on",
@@ -73,7 +72,7 @@ HARD_EXAMPLES_KEYS = "\n".join(
         "                   disagreement alone",
         "      images       the folder of its pictures; needed with annotations",
         "      detections   a COCO results file of these images; needed as well",
-        "      production   another one, of the model in production, to disagree with;",
+        "      production   another one, of the model in production, to compare with;",
         "                   by default what the gate left",
     )
 )

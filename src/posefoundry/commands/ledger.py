@@ -63,7 +63,7 @@ def _judged_before(found: Sequence[versions.ModelVersion]) -> str | None:
         return None
     return (
         f"The gate compared version {candidate.version} with version {compared_with}, but in production is version "
-        f"{production.version}.\nTo judge it anew, where it was made: dvc repro --force --single-item gate && dvc repro"
+        f"{production.version}.\nTo judge it again where it was made: dvc repro --force --single-item gate && dvc repro"
     )
 
 
@@ -101,7 +101,7 @@ def show_history(model_name: str) -> bool:
             table.add_row(*row)
         console.print(table)
     for problem in told.problems:
-        print(f"posefoundry: the history is not whole: {problem}.", file=sys.stderr)
+        print(f"posefoundry: the history is damaged: {problem}.", file=sys.stderr)
     return not told.problems
 
 

@@ -1,4 +1,4 @@
-"""`posefoundry recipe`: lists recipes, or cooks one and compares what comes of it with what is expected."""
+"""`posefoundry recipe`: lists recipes, or runs one and compares the result with what is expected."""
 
 import json
 from pathlib import Path
@@ -37,13 +37,14 @@ def recipe(words: list[str]) -> None:
         raise PosefoundryError(f"recipe: expected one of {', '.join(files)}, got {name!r}.")
     loaded = {each: load_recipe(path, arguments) for each, path in files.items() if name in (None, each)}
     chosen = {each: recipe for each, recipe in loaded.items() if tier in (None, recipe.tier)}
-    failures = [failure for each, recipe in chosen.items() for failure in _cook(each, recipe, out / each)]
+    failures = [failure for each, recipe in chosen.items() for failure in _run_recipe(each, recipe, out / each)]
     if failures:
         raise RejectedError("Lower than expected:\n  " + "\n  ".join(failures))
 
 
 def _list_recipes(recipes: dict[str, Recipe]) -> None:
-    table = Table("recipe", "tier", "what it is", "expected")
+    table = Table("recipe", "tier", "what it is")
+    table.add_column("expected", no_wrap=True)
     for tier in TIERS:
         for name, recipe in recipes.items():
             if recipe.tier == tier:
@@ -54,7 +55,7 @@ def _list_recipes(recipes: dict[str, Recipe]) -> None:
     console.print("Run one:  posefoundry recipe short-cpu      all of a tier:  posefoundry recipe tier=instant")
 
 
-def _cook(name: str, recipe: Recipe, folder: Path) -> list[str]:
+def _run_recipe(name: str, recipe: Recipe, folder: Path) -> list[str]:
     """Makes the data, trains, judges; prints a table and returns what fell short."""
     print(f"{name}: {recipe.description}")
     _prepare_data(recipe, folder)
@@ -89,7 +90,7 @@ def _prepare_data(recipe: Recipe, folder: Path) -> None:
     record = folder / "data" / "made_from.json"
     wanted = json.loads(json.dumps([recipe.ingest.model_dump(mode="json"), recipe.convert.model_dump(mode="json")]))
     if record.is_file() and json.loads(record.read_text()) == wanted:
-        print(f"Data as before: {folder / 'data'}/")
+        print(f"Using the data made before: {folder / 'data'}/")
         return
     record.unlink(missing_ok=True)
     raw, yolo, reports = folder / "data" / "raw", folder / "data" / "yolo", folder / "data" / "reports"
@@ -103,8 +104,8 @@ def _require_images(recipe: Recipe, folder: Path) -> None:
     annotations = folder / "data" / "raw" / "annotations" / f"{recipe.split}.json"
     if not load_coco_keypoints(annotations).images:
         raise PosefoundryError(
-            f"recipe: {recipe.split} is the split to judge on and has no images. Judge on another (split=val), or "
-            "raise ingest.coco.test_fraction."
+            f"recipe: expected images in the split to judge on, {recipe.split}, found none. Judge on another "
+            "(split=val), or raise ingest.coco.test_fraction."
         )
 
 
@@ -154,9 +155,11 @@ def _compare(rule: Expectation, metric: str, measured: Metrics, start: Metrics |
 
 
 def _expected_text(rule: Expectation, reference: float | None = None) -> str:
-    if rule.as_at_start:
-        return f"{'as at start' if reference is None else _number(reference)} - {rule.tolerance:g}"
-    return f"{_number(rule.value)} ± {rule.tolerance:g}"
+    """Says from which score on it is as expected: more than expected is no fault."""
+    reference = rule.value if reference is None else reference
+    if reference is None:
+        return f">= that at start - {_number(rule.tolerance)}"
+    return f">= {_number(reference - rule.tolerance)} ({_number(reference)} - {_number(rule.tolerance)})"
 
 
 def _number(value: Any) -> str:

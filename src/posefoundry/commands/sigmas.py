@@ -29,7 +29,7 @@ def sigmas(words: list[str]) -> None:
         raise PosefoundryError(f"sigmas: out: expected a .yaml or .json file, got {out}.")
     seed = arguments.get("seed", 0)
     if type(seed) is not int or seed < 0:
-        raise PosefoundryError(f"sigmas: seed: expected a whole number from 0, got {seed!r}.")
+        raise PosefoundryError(f"sigmas: seed: expected a whole number, 0 or above, got {seed!r}.")
     persons = read_double_annotation(first, second)
     estimates = estimate_sigmas(persons, seed=seed)
     _print(estimates, persons)
@@ -62,7 +62,7 @@ def _print(estimates: list[KeypointSigma], persons: DoubleAnnotation) -> None:
         "(labelled by one annotator). offset: the annotators' mean difference, in sigmas."
     )
     for reason, count in persons.left_out.items():
-        print(f"Took no part: {count} {reason}.")
+        print(f"Not used: {count} {reason}.")
 
 
 def _write(out: Path, content: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise PosefoundryError(f"MLflow's server ended at its start with status {server.returncode}; see above.")
+            raise PosefoundryError(f"MLflow's server failed to start, with exit status {server.returncode}; see above.")
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
                 return

@@ -17,7 +17,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json
 from posefoundry.models.profile import published_profiles
 
-HEADS = {True: "several boxes a person, thinned out by NMS", False: "one box a person, without NMS"}
+HEADS = {True: "several boxes per person, thinned out by NMS", False: "one box per person, without NMS"}
 
 
 def train(words: list[str]) -> None:
@@ -42,7 +42,7 @@ def val(words: list[str], model_name: Callable[[], str]) -> None:
         metrics = YOLO(model).val(**arguments)
     print(metrics)
     speed = ", ".join(f"{stage} {ms:.1f}" for stage, ms in metrics.speed.items())
-    print(f"ms an image: {speed}")
+    print(f"ms per image: {speed}")
     for sentence in metrics.warnings:
         print(f"Warning: {sentence}")
     if metrics.save_dir:
@@ -67,7 +67,7 @@ def convert(words: list[str]) -> None:
     if how not in ("hardlink", "symlink", "copy"):
         raise PosefoundryError(f"convert: images: expected hardlink, symlink or copy, got {how!r}.")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise PosefoundryError(f"convert: out: expected a new or empty folder, got {out}, which holds something.")
+        raise PosefoundryError(f"convert: out: expected a new or empty folder, got {out}, which is not empty.")
     files = find_coco_files(data)
     receipt = convert_coco_files(files, out, images=how)
     write_receipt(out / "receipt.jsonl", receipt)
@@ -85,7 +85,7 @@ def models() -> None:
             f"{profile.name:18}{profile.parameters / 1e6:14.3f}{profile.gflops:10.3f}{profile.image_size_px:7}"
             f"{profile.n_classes:9}"
         )
-    print("In use, convolution and BatchNorm fused, with the class count that each family was described with.")
+    print("As in use: convolution and BatchNorm fused, with the class count of the published models.")
     print("New: posefoundry train model=yolo26n-pose.yaml data=...  Published weights: model=yolo26n-pose.pt")
 
 

@@ -156,7 +156,7 @@ def _print(content: Report, rows: list[Report]) -> None:
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
     height, width = content["input_size_hw"]
-    table = Table(title=f"{content['architecture']}, {width} x {height} px, {content['threads']} threads: ms a batch")
+    table = Table(title=f"{content['architecture']}, {width} x {height} px, {content['threads']} threads: ms per batch")
     table.add_column("runtime", no_wrap=True)
     for column in ("batch", "before", "inference p50", "p95", "p99", "after", "all p50", "images/s", "x PyTorch"):
         table.add_column(column, justify="right")

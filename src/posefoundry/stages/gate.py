@@ -218,7 +218,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object that an earlier stage wrote."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise PosefoundryError(f"{path}: expected what the stage before writes, got {str(content)[:100]}.")
+        raise PosefoundryError(f"{path}: expected the output of the stage before, got {str(content)[:100]}.")
     return content
 
 

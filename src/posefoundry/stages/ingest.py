@@ -63,7 +63,7 @@ def _skeleton_sentence(content: CocoKeypoints) -> str:
     names = skeleton.keypoint_names
     pairs = [f"{names[i]}/{names[j]}" for i, j in enumerate(skeleton.flip_indices) if i < j]
     classes = ", ".join(category["name"] for category in content.categories)
-    return f"{classes}: {len(names)} keypoints, exchanged in mirrored images: {', '.join(pairs) or 'none'}"
+    return f"{classes}: {len(names)} keypoints, swapped in mirrored images: {', '.join(pairs) or 'none'}"
 
 
 def _with_corrections(ingested: Ingested, settings: Ingest, folder: Path) -> tuple[Ingested, Corrected | None]:
@@ -83,7 +83,7 @@ def _with_sigmas(ingested: Ingested, sigmas: list[float]) -> Ingested:
     names = ingested.splits["train"].skeleton.keypoint_names
     if len(sigmas) != len(names):
         raise PosefoundryError(
-            f"ingest.sigmas: expected {len(names)} numbers, one a keypoint ({', '.join(names)}), got {len(sigmas)}."
+            f"ingest.sigmas: expected {len(names)} numbers, one per keypoint ({', '.join(names)}), got {len(sigmas)}."
         )
     splits = {
         split: replace(content, categories=[category | {"sigmas": sigmas} for category in content.categories])

@@ -69,7 +69,7 @@ def _require_passed(path: Path, expected: str, stage: str, judged: Mapping[str, 
     for name, file in judged.items():
         passport = decided.get("passports", {}).get(name) or {}
         if not file.is_file() or passport.get("weights_sha256") != sha256_of_file(file):
-            raise PosefoundryError(f"{file}: expected the file that {path} is about, got another one. {remedy}")
+            raise PosefoundryError(f"{file}: expected the file that {path} has judged, got another one. {remedy}")
 
 
 def _latency_p50_ms(benchmark: Path) -> float | None:

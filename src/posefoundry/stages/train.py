@@ -45,7 +45,7 @@ def run(
         return
     if not read_json(data_checks).get("passed"):
         raise PosefoundryError(
-            f"{data_checks}: the data checks did not pass; see reports/validate/docs, mend the data."
+            f"{data_checks}: the data checks did not pass; see reports/validate/docs, fix the data and run again."
         )
 
     from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits

@@ -26,14 +26,14 @@ def run(settings: Validate, *, raw: Path, yolo: Path, receipt: Path, report: Pat
         raise PosefoundryError(
             f"expected data that passes all checks of level error, {len(failed)} of them failed:\n"
             + "\n".join(f"  {_sentence(result)}" for result in failed)
-            + f"\nMend the source and run the pipeline again. All checks: {docs / 'index.html'}, {report}."
+            + f"\nFix the source and run the pipeline again. All checks: {docs / 'index.html'}, {report}."
         )
 
 
 def _sentence(result: CheckResult) -> str:
     check = result.check
     if result.fault:
-        return f"{check.name}: could not run, a fault of the set-up and not of the data: {result.fault}"
+        return f"{check.name}: could not run, because of the set-up and not of the data: {result.fault}"
     return f"{check.name}: '{check.title}' fails for {result.failed_rows} of {result.rows}: " + "; ".join(
         result.offenders
     )

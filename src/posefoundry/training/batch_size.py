@@ -49,8 +49,8 @@ def with_batch_that_fits(settings: Train, group: ProcessGroup, dataset_yaml: Pat
     if group.is_main:
         share = batch_size // group.n_processes
         print(
-            f"train.batch_size auto: batches of {batch_size} images, {share} a process: they fit "
-            f"in {SHARE_OF_FREE_MEMORY:.0%} of the {free_bytes / 2**30:.1f} GiB that {group.device} has free for it."
+            f"train.batch_size auto: batches of {batch_size} images, {share} per process: they fit "
+            f"in {100 * SHARE_OF_FREE_MEMORY:.0f} % of the {free_bytes / 2**30:.1f} GiB free on {group.device}."
         )
     return settings.model_copy(update={"batch_size": batch_size})
 
@@ -75,8 +75,9 @@ def with_batch_so_far(settings: Train, checkpoints: CheckpointFolder, group: Pro
         return settings
     if so_far % settings.total_processes:
         raise PosefoundryError(
-            f"train.batch_size auto: {checkpoints.path} is of batches of {so_far} images, expected a multiple of "
-            f"{settings.total_processes} processes. Train with as many processes as before, or delete that folder."
+            f"train.batch_size auto: expected a batch that {settings.total_processes} processes can share evenly, got "
+            f"{so_far} images, with which the training in {checkpoints.path} began. Train with as many processes as "
+            "before, or delete that folder."
         )
     return settings.model_copy(update={"batch_size": so_far})
 
@@ -130,8 +131,8 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: 
         pass
     if len(peaks) < 2:
         raise PosefoundryError(
-            f"train.batch_size auto: expected {tried[1]} images to fit in {free_bytes / 2**30:.1f} GiB, and they do "
-            "not. Choose a smaller train.model, train.image_size_px or train.image_cache_gib, or state "
+            f"train.batch_size auto: expected memory for {tried[1]} images, got {free_bytes / 2**30:.1f} GiB, which is "
+            "too little. Choose a smaller train.model, train.image_size_px or train.image_cache_gib, or state "
             "train.batch_size."
         )
     (few, few_bytes), (many, many_bytes) = list(peaks.items())[-2:]

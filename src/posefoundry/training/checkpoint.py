@@ -71,7 +71,7 @@ class CheckpointFolder:
         except (OSError, RuntimeError) as error:  # torch wraps some of the system's refusals
             print(
                 f"Checkpoint of step {step} not written to {self.path}{_room(self.path)}: {error}. The training goes "
-                "on; the checkpoint before stays.",
+                "on; the previous checkpoint is kept.",
                 file=sys.stderr,
             )
             return False
@@ -110,7 +110,7 @@ class CheckpointFolder:
             try:
                 return _read(sidecar)
             except PosefoundryError as error:
-                print(f"{error} It is passed over.", file=sys.stderr)
+                print(f"{error} Skipping it.", file=sys.stderr)
         return None
 
     def steps(self) -> list[int]:
@@ -238,7 +238,7 @@ def _read(sidecar: Path) -> dict[str, Any]:
         raise PosefoundryError(f"{sidecar}: expected a checkpoint of format {FORMAT}, got {str(facts)[:100]}.")
     try:
         if facts.get("sha256") != sha256_of_file(path):
-            raise PosefoundryError(f"{path}: not the checkpoint that {sidecar.name} speaks of: their SHA-256 differ.")
+            raise PosefoundryError(f"{path}: its SHA-256 does not match {sidecar.name}.")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise PosefoundryError(f"{path}: the checkpoint cannot be read: {error}.") from None
@@ -288,5 +288,5 @@ def describe_others(folder: CheckpointFolder) -> list[str]:
             continue
         keys = sorted({*theirs, *folder.identity})
         different = [key for key in keys if theirs.get(key) != folder.identity.get(key)]
-        sentences.append(f"{other} (step {step}) is of another training: {', '.join(different)} differ.")
+        sentences.append(f"{other} (step {step}) belongs to another training (different: {', '.join(different)}).")
     return sentences

@@ -59,7 +59,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def sum(self, local: Tensor) -> Tensor:
-        """Returns the sum of a tensor over all processes."""
+        """Returns the tensor itself, overwritten with its sum over all processes."""
         if self.n_processes > 1:
             with self.progress.waiting_for_peers("adding up over all processes"):
                 dist.all_reduce(local)

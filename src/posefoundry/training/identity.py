@@ -80,7 +80,7 @@ def identity_on_all_hosts(
         if differing := sorted(name for name in first | identity if first.get(name) != identity.get(name)):
             group.close()  # all have come here: left in good order, none breaks another's connection as it ends
             raise PosefoundryError(
-                f"the host {host} would train with other {', '.join(differing)} than {first_host}. Give both the same "
+                f"the host {host} has different {', '.join(differing)} from {first_host}. Give both the same "
                 "data, code, packages and parameters, and start all hosts again."
             )
     return first

@@ -84,7 +84,7 @@ class ImageCache:
                 os.pwrite(self._file, SIZE.pack(*image.shape[:2]), self._size_at(index))
         except OSError as error:
             self.limit_bytes = 0
-            print(f"The cache of images has no more room, the rest is read anew each time: {error}", file=sys.stderr)
+            print(f"The image cache is full; further images are read from disk each time: {error}.", file=sys.stderr)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

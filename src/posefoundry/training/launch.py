@@ -194,7 +194,7 @@ class _Agent(LocalElasticAgent):
             again = f", once each host is back, within {JOIN_TIMEOUT_S} s" if len(self.hosts) > 1 else ""
             left = self._remaining_restarts - 1
             print(
-                f"train: lost {who}; all go on from the last checkpoint{again}; {left} restarts left.", file=sys.stderr
+                f"train: lost {who}; all go on from the last checkpoint{again}; restarts left: {left}.", file=sys.stderr
             )
         if result.state is WorkerState.FAILED and not self._remaining_restarts:
             self._tell_end(lost)
@@ -363,9 +363,11 @@ def _ending(exit_code: int) -> str:
 
 def _explain(agent: _Agent, result: RunResult, settings: Train) -> str:
     endings = _lost(result)
-    who = ", ".join(f"{agent.rank(number)}: {_ending(code)}" for number, code in endings.items())
-    again = "" if PosefoundryError.exit_status in endings.values() else f" after {settings.max_restarts} restarts"
-    return (
-        f"expected {settings.nodes * settings.processes} processes to end well, got {who}{again}; the cause "
-        "stands above."
+    who = ", ".join(
+        f"{agent.rank(number)} {'was' if code < 0 else 'ended with'} {_ending(code)}"
+        for number, code in endings.items()
     )
+    if PosefoundryError.exit_status in endings.values():
+        return f"{who}; the output above tells the cause."
+    n = settings.max_restarts
+    return f"{who}; gave up after {n} restart{'s' * (n != 1)}. The output above tells the cause."

@@ -236,8 +236,8 @@ class Trainer:
         self.rescue = rescue
         if self.group.is_main:
             print(
-                f"{error} Going on from the checkpoint of step {self.step}, with the learning rate times "
-                f"{rescue.learning_rate_scale:g} from now on.",
+                f"{error} Going on from the checkpoint of step {self.step}, with {rescue.learning_rate_scale:g} times "
+                "the learning rate from now on.",
                 file=sys.stderr,
             )
 

@@ -37,7 +37,7 @@ def find_meeting(n_nodes: int, environment: Mapping[str, str]) -> Meeting:
     if not host or not port_text.isdigit():
         raise PosefoundryError(
             f"train.nodes is {n_nodes}: expected {RENDEZVOUS}=host:port (or MASTER_ADDR and MASTER_PORT) in the "
-            f"environment, got {given or 'nothing'!r}. Name the host that is to write the weights, alike on all hosts."
+            f"environment, got {given or 'nothing'!r}. Name the host that is to write the weights, the same everywhere."
         )
     try:
         address = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
@@ -63,7 +63,7 @@ def _own_address_towards(address: str) -> str:
         try:
             probe.connect((address, DEFAULT_PORT))
         except OSError as error:
-            raise PosefoundryError(f"{RENDEZVOUS}: no way from this host to {address}: {error}.") from None
+            raise PosefoundryError(f"{RENDEZVOUS}: no route from this host to {address}: {error}.") from None
         return str(probe.getsockname()[0])
 
 

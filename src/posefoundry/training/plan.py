@@ -80,8 +80,8 @@ class Plan:
         """
         if self.settings.nodes > 1:
             raise PosefoundryError(
-                f"train.nodes: expected 1, got {self.settings.nodes}: several hosts train together in the pipeline "
-                "alone; docs/training.md tells how."
+                f"train.nodes: expected 1, got {self.settings.nodes}: only the pipeline trains on several hosts; "
+                "docs/training.md tells how."
             )
         with sole_use(self.folder / ".lock", patience_s=0):
             self.write()
@@ -154,7 +154,7 @@ def _visible(gpus: tuple[int, ...]) -> str:
     n_here = torch.cuda.device_count()
     if max(gpus) >= n_here:
         raise PosefoundryError(
-            f"device: expected numbers of GPUs that this program sees, from 0 to {n_here - 1}, got "
+            f"device: expected GPUs that this program sees, numbered from 0 to {n_here - 1}, got "
             f"{', '.join(map(str, gpus))}."
         )
     now = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -31,7 +31,7 @@ class DivergedError(PosefoundryError):
         if not math.isfinite(norm):
             broken.append("the gradient")
         what = f"{' and '.join(broken)} is not finite" if broken else f"the gradient exploded to a norm of {norm:.3g}"
-        super().__init__(f"Training diverged in step {step}: {what}; {n_skipped} steps in a row had to be left out.")
+        super().__init__(f"Training diverged in step {step}: {what}; {n_skipped} steps in a row were skipped.")
 
 
 @dataclass

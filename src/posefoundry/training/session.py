@@ -201,7 +201,7 @@ def _initial_model(settings: Train, spec: DatasetSpec, group: ProcessGroup) -> P
     layers = list(model.model)
     if settings.freeze_layers >= len(layers):
         raise PosefoundryError(
-            f"train.freeze_layers: expected less than the {len(layers)} layers of {settings.model}, of which the last "
+            f"train.freeze_layers: expected fewer than the {len(layers)} layers of {settings.model}, of which the last "
             f"is the head, got {settings.freeze_layers}."
         )
     for layer in layers[: settings.freeze_layers]:
@@ -219,7 +219,7 @@ def _begin(trainer: Trainer, best: BestSoFar, files: WeightFiles) -> None:
         return
     folder = trainer.checkpoints.folder
     if trainer.group.is_main and folder is not None and folder.steps():
-        print("No checkpoint of this training is whole: it starts from the beginning.", file=sys.stderr)
+        print("All checkpoints of this training are damaged: it starts over.", file=sys.stderr)
     trainer.checkpoints.save(trainer.step)  # to go back to, should the first steps fail
     if trainer.group.is_main:  # to name when going on after an early stop
         files.write("last", trainer.average.model.state_dict(), 0, {})

@@ -188,7 +188,7 @@ class StallWatch:
         if unheard := [f"rank {rank}" for rank in stalled if rank not in self.notes]:
             return f"{', '.join(unheard)}: nothing heard for {self.timeout_s:g} s"
         if frozen := [rank for rank in stalled if now - self.seen_alive_at[rank] > self.timeout_s / 2]:
-            return self._name(frozen, "its whole process or host stands still or is out of reach")
+            return self._name(frozen, "its whole process or host stands still or cannot be reached")
         earliest = min(note.phase for note in self.notes.values() if not note.done)
         last = [rank for rank in stalled if self.notes[rank].phase == earliest]
         if not last:  # the one that all wait for moves, if slowly
@@ -202,7 +202,7 @@ class StallWatch:
             f"rank {rank} ({note.host}, process {note.pid}; {note.doing}; {note.where})"
             for rank, note in ((rank, self.notes[rank]) for rank in ranks)
         ]
-        return f"{', '.join(named)} has not moved for {self.timeout_s:g} s; {why}"
+        return f"{', '.join(named)} {'has' if len(ranks) == 1 else 'have'} not moved for {self.timeout_s:g} s; {why}"
 
 
 @contextmanager

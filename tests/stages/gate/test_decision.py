@@ -83,5 +83,5 @@ def test_metrics_that_are_no_metrics_end_with_2(inputs, project):
         command += [f"--{name.replace('_', '-')}", str(inputs[name])]
     ended = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
-    assert "metrics.json: expected what the stage before writes" in ended.stderr
+    assert "metrics.json: expected the output of the stage before" in ended.stderr
     assert not inputs["report"].exists()

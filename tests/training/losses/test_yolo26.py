@@ -115,7 +115,7 @@ def test_images_without_persons_teach_only_the_class(published: Callable, nobody
     assert {name for name, term in loss.terms.items() if term > 0} == {"cls"}
 
 
-def test_a_person_without_visible_keypoints_is_learnt_by_its_box(published: Callable) -> None:
+def test_a_person_without_labelled_keypoints_is_learnt_by_its_box(published: Callable) -> None:
     output, batch, _ = published("yolo26n-pose")
     keypoints = batch.keypoints_xyv.clone()
     keypoints[..., 2] = 0

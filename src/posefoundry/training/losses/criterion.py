@@ -78,7 +78,7 @@ class Positives:
     scores: Tensor  # (P,) target scores
     boxes_xyxy: Tensor  # (P, 4)
     keypoints_xy: Tensor  # (P, K, 2)
-    visible: Tensor  # (P, K) float32, 0 or 1
+    labelled: Tensor  # (P, K) float32, 1 where v > 0, hidden or not
 
     @classmethod
     def of(cls, assignment: Assignment, output: HeadOutput, batch: Batch) -> "Positives":
@@ -95,7 +95,7 @@ class Positives:
             scores=assignment.scores[image, anchor].sum(-1),
             boxes_xyxy=batch.boxes_xyxy[image, person] / strides_px,
             keypoints_xy=keypoints_xyv[..., :2] / strides_px[:, None],
-            visible=(keypoints_xyv[..., 2] > 0).float(),
+            labelled=(keypoints_xyv[..., 2] > 0).float(),
         )
 
     def __len__(self) -> int:
@@ -143,8 +143,8 @@ def oks_loss(predicted_xy: Tensor, positives: Positives, sigmas: Tensor, weights
     area = (positives.boxes_xyxy[:, 2:] - positives.boxes_xyxy[:, :2]).prod(-1, keepdim=True)
     distance_squared = (predicted_xy - positives.keypoints_xy).square().sum(-1)
     exponent = distance_squared / ((2 * sigmas).square() * (area + 1e-9) * 2)
-    per_keypoint = (1 - torch.exp(-exponent)) * positives.visible * weights
-    scale = n_keypoints / positives.visible.sum(-1, keepdim=True).clamp(min=1)
+    per_keypoint = (1 - torch.exp(-exponent)) * positives.labelled * weights
+    scale = n_keypoints / positives.labelled.sum(-1, keepdim=True).clamp(min=1)
     return (per_keypoint * scale).sum() / (n_positive * n_keypoints)
 
 
@@ -152,8 +152,8 @@ def visibility_loss(raw_keypoints: Tensor, positives: Positives, n_positive: Ten
     """Binary cross entropy of the visibilities in (P, K, V) raw outputs; 0 where there are none (V = 2)."""
     if raw_keypoints.shape[-1] == 2:
         return raw_keypoints.new_zeros(())
-    logits, visible = raw_keypoints[..., 2], positives.visible
-    return F.binary_cross_entropy_with_logits(logits, visible, reduction="sum") / (n_positive * visible.shape[-1])
+    logits, labelled = raw_keypoints[..., 2], positives.labelled
+    return F.binary_cross_entropy_with_logits(logits, labelled, reduction="sum") / (n_positive * labelled.shape[-1])
 
 
 def class_loss(logits: Tensor, assignment: Assignment, score_sum: Tensor, weights: Tensor | None) -> Tensor:

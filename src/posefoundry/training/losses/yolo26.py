@@ -56,7 +56,7 @@ class _Head:
     positives: Positives
     score_sum: Tensor
     n_positive: Tensor
-    n_visible: Tensor
+    n_labelled: Tensor
 
 
 class Yolo26Criterion:
@@ -162,7 +162,7 @@ class Yolo26Criterion:
     def _assign(
         self, output: HeadOutput, batch: Batch, candidates: Tensor, pairs: Sequence[Tensor], rule: _HeadRule
     ) -> Assignment:
-        """Assigns by OKS, or by CIoU where a person has no visible keypoint.
+        """Assigns by OKS, or by CIoU where a person has no labelled keypoint.
 
         `pairs` are image, person and anchor of each candidate: overlaps are computed for these alone.
         """
@@ -176,23 +176,23 @@ class Yolo26Criterion:
         by_box = complete_iou(boxes_xyxy, boxes_from_distances(own_points_xy, distances) * own_strides_px)
         raw = output.keypoints.float().transpose(1, 2)[image, anchor].unflatten(-1, self.kpt_shape)
         keypoints_xy = (raw[..., :2] + own_points_xy[:, None]) * own_strides_px[:, None]
-        by_keypoints, has_visible = self._oks(keypoints_xy, batch.keypoints_xyv[image, person], boxes_xyxy)
+        by_keypoints, has_labelled = self._oks(keypoints_xy, batch.keypoints_xyv[image, person], boxes_xyxy)
 
         overlaps = torch.zeros(candidates.shape, device=candidates.device)
-        overlaps[image, person, anchor] = torch.where(has_visible, by_keypoints, by_box)
+        overlaps[image, person, anchor] = torch.where(has_labelled, by_keypoints, by_box)
         scores = output.scores.float().transpose(1, 2).sigmoid()
         return assign(
             scores, overlaps, candidates, batch.class_ids, keep_best=rule.keep_best, then_single=rule.then_single
         )
 
     def _oks(self, predicted_xy: Tensor, keypoints_xyv: Tensor, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns OKS (N,) of N pairs, all in pixels, and whether there is a visible keypoint to measure it by."""
-        visible = (keypoints_xyv[..., 2] > 0).float()
+        """Returns OKS (N,) of N pairs, all in pixels, and whether there is a labelled keypoint to measure it by."""
+        labelled = (keypoints_xyv[..., 2] > 0).float()
         area = AREA_OF_BOX * (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(-1, keepdim=True)
         distance_squared = (predicted_xy - keypoints_xyv[..., :2]).square().sum(-1)
         similarity = torch.exp(-distance_squared / ((2 * self.sigmas).square() * (area + 1e-9) * 2))
-        n_visible = visible.sum(-1)
-        return (similarity * visible).sum(-1) / n_visible.clamp(min=1), n_visible > 0
+        n_labelled = labelled.sum(-1)
+        return (similarity * labelled).sum(-1) / n_labelled.clamp(min=1), n_labelled > 0
 
     def _with_global_counts(
         self, outputs: tuple[HeadOutput, ...], assignments: tuple[Assignment, ...], batch: Batch
@@ -201,7 +201,7 @@ class Yolo26Criterion:
         positives = [Positives.of(a, output, batch) for a, output in zip(assignments, outputs, strict=True)]
         local = [batch.boxes_xyxy.new_full((), len(batch.images))]
         for assignment, own in zip(assignments, positives, strict=True):
-            local += [assignment.scores.sum(), own.visible.new_full((), len(own)), own.visible.sum()]
+            local += [assignment.scores.sum(), own.labelled.new_full((), len(own)), own.labelled.sum()]
         n_images, *counts = self.sum_over_processes(torch.stack(local)).unbind()
         at_least_one = [count.clamp(min=1) for count in counts]
         return n_images, [
@@ -231,16 +231,16 @@ class Yolo26Criterion:
         )
 
     def _log_likelihood_loss(self, head: _Head) -> Tensor:
-        """Returns this process's share of the mean over the visible keypoints; x and y add up."""
+        """Returns this process's share of the mean over the labelled keypoints; x and y add up."""
         assert head.output.keypoint_sigmas is not None
         positives = head.positives
         raw = positives.select(head.output.keypoints).unflatten(-1, self.kpt_shape)
         logits = positives.select(head.output.keypoint_sigmas).unflatten(-1, (self.kpt_shape[0], 2))
         error_xy = self._keypoints_xy(raw, positives) - positives.keypoints_xy
         # Found once: a GPU makes the host wait for the number of them, and for each mask anew.
-        visible = positives.visible.nonzero(as_tuple=True)
-        per_coordinate = residual_log_likelihood(error_xy[visible], logits[visible], self.flow)
-        return (per_coordinate * self.joint_weights[visible[1], None]).sum() / head.n_visible
+        labelled = positives.labelled.nonzero(as_tuple=True)
+        per_coordinate = residual_log_likelihood(error_xy[labelled], logits[labelled], self.flow)
+        return (per_coordinate * self.joint_weights[labelled[1], None]).sum() / head.n_labelled
 
     @staticmethod
     def _keypoints_xy(raw: Tensor, positives: Positives) -> Tensor:
