@@ -65,9 +65,7 @@ def test_the_largest_batch_within_the_share_is_found_by_trying_small_ones(free_b
 
 
 def test_a_device_too_small_for_any_batch_is_told() -> None:
-    with pytest.raises(
-        PosefoundryError, match=r"train\.batch_size auto: expected memory for 4 images, .* smaller train"
-    ):
+    with pytest.raises(PosefoundryError, match=r"train\.batch_size auto: expected memory for 4 images, .* smaller"):
         largest_that_fits(memory_of(600, []), 600)
 
 

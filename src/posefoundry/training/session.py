@@ -18,10 +18,10 @@ from posefoundry.models.weights import save_weights, transfer_weights
 from posefoundry.training.checkpoint import CheckpointFolder, Checkpoints
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.faults import told_plainly
 from posefoundry.training.loader import training_loader
 from posefoundry.training.loop import Metrics, Trainer, uses_bf16
 from posefoundry.training.losses import build_criterion
-from posefoundry.training.memory import told_when_short
 from posefoundry.training.observer import Observer
 from posefoundry.training.pictures import batch_pictures
 from posefoundry.training.validation import Validator
@@ -140,7 +140,7 @@ def train_model(
     validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)
     files = WeightFiles(weights_folder, info, {"train": settings.model_dump(mode="json"), **(extra or {})})
-    with told_when_short(group.device, share):
+    with told_plainly(group.device, share):
         trainer = Trainer(model, settings, criterion, loader, group, observers, should_stop)
         best = _train(trainer, validator, files, checkpoints, batch_pictures(images, settings.batch_size))
         if group.is_main:

@@ -1,4 +1,4 @@
-"""A GPU's memory that does not hold the training is told with its remedies, wherever it runs out."""
+"""What a user can mend is told with its remedies: a GPU's memory, wherever it runs out, and a missing compiler."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -11,8 +11,8 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.models import PoseModel
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.faults import told_plainly
 from posefoundry.training.loop import Trainer
-from posefoundry.training.memory import told_when_short
 from posefoundry.training.session import train_model
 
 CUDA = torch.device("cuda", 1)
@@ -27,12 +27,22 @@ CUDA = torch.device("cuda", 1)
     ],
 )
 def test_what_the_libraries_of_cuda_could_not_allocate_counts_too(text: str) -> None:
-    with pytest.raises(PosefoundryError, match="cuda:1 has too little memory"), told_when_short(CUDA, 8):
+    with pytest.raises(PosefoundryError, match="cuda:1 has too little memory"), told_plainly(CUDA, 8):
         raise RuntimeError(text)
 
 
+def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: torch.sin(x) * 2 + x.exp())
+    with pytest.raises(PosefoundryError, match=r"train\.compile: .* needs a C\+\+ compiler"), told_plainly(CUDA, 8):
+        compiled(torch.ones(1000))
+
+
 def test_other_faults_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="device-side assert"), told_when_short(CUDA, 8):
+    with pytest.raises(RuntimeError, match="device-side assert"), told_plainly(CUDA, 8):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 
