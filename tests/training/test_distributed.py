@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from posefoundry.config import Train
@@ -47,6 +48,37 @@ def test_two_processes_follow_the_losses_of_one(learnt: Learnt, model: str) -> N
 def test_all_processes_judge_the_same_batchnorm_statistics(learnt: Learnt) -> None:
     one, two = learnt[2]["short"]["judged"]
     assert one == two
+
+
+@pytest.mark.parametrize("attempt", [None, "first"], ids=["torchrun", "launcher"])
+@pytest.mark.parametrize(
+    ("device", "n_gpus", "own_device", "backend"),
+    [
+        ("cuda", 2, "cuda:1", "nccl"),
+        ("auto", 2, "cuda:1", "nccl"),
+        ("auto", 0, "cpu", "gloo"),
+        ("cpu", 2, "cpu", "gloo"),
+    ],
+)
+def test_gpus_meet_by_nccl_and_cpus_by_gloo(
+    device: str, n_gpus: int, own_device: str, backend: str, attempt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", distributed.FIRST_RANK: "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(distributed.ATTEMPT, raising=False)
+    if attempt:
+        monkeypatch.setenv(distributed.ATTEMPT, attempt)
+        monkeypatch.setattr(distributed, "open_store", lambda timeout: dist.HashStore())
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    joined: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: joined.append(backend))
+    group = join_process_group(device)
+    assert joined == [backend]
+    assert (group.rank, group.n_processes, group.device) == (1, 2, torch.device(own_device))
+    assert current == ([group.device] if backend == "nccl" else [])
 
 
 def test_the_loss_of_a_peer_is_told_in_a_line(

@@ -54,6 +54,14 @@ def test_workers_change_nothing(people: Path, settings: Train) -> None:
     assert workers
 
 
+@pytest.mark.parametrize("loader_workers", [0, 1])
+def test_batches_for_a_gpu_alone_are_pinned(people: Path, settings: Train, loader_workers: int) -> None:
+    settings = settings.model_copy(update={"loader_workers": loader_workers})
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    assert training_loader(images, settings, 0, torch.device("cuda", 0)).pin_memory
+    assert not training_loader(images, settings, 0, CPU).pin_memory
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
