@@ -1,5 +1,9 @@
 """What a user can mend is told with its remedies: a GPU's memory, wherever it runs out, and a missing compiler."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,14 +35,25 @@ def test_what_the_libraries_of_cuda_could_not_allocate_counts_too(text: str) -> 
         raise RuntimeError(text)
 
 
-def test_a_missing_compiler_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", str(tmp_path / "nothing"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    torch._dynamo.reset()
-    compiled = torch.compile(lambda x: torch.sin(x) * 2 + x.exp())
-    with pytest.raises(PosefoundryError, match=r"train\.compile: .* needs a C\+\+ compiler"), told_plainly(CUDA, 8):
-        compiled(torch.ones(1000))
+COMPILES = """
+import torch
+from posefoundry.errors import told_in_a_message
+from posefoundry.training.faults import told_plainly
+with told_in_a_message("train"), told_plainly(torch.device("cpu"), 8):
+    torch.compile(lambda x: torch.sin(x) * 2 + x.exp())(torch.ones(1000))
+"""
+
+
+@pytest.mark.slow
+def test_a_missing_compiler_is_told(tmp_path: Path) -> None:
+    # In a process of its own: one that has compiled before remembers its compiler.
+    without = {"CXX": str(tmp_path / "nothing"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILES], env=os.environ | without, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == PosefoundryError.exit_status
+    assert re.match(r"train: train\.compile: .* needs a C\+\+ compiler", done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_other_faults_stay_what_they_are() -> None:

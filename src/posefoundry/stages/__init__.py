@@ -7,6 +7,7 @@ stage's own imports take seconds. A stage that has something to save asks for ti
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from posefoundry.processes import die_with_parent, die_with_starter, stop_with_parent
@@ -29,3 +30,5 @@ def forget_finished_trainings(checkpoints: Path) -> None:
     """Removes the last checkpoints of trainings that have ended."""
     for mark in checkpoints.glob(f"*/{FINISHED}"):
         shutil.rmtree(mark.parent, ignore_errors=True)
+    with suppress(OSError):  # others lie there, or it is a link or a disk of its own
+        checkpoints.rmdir()

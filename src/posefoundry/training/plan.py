@@ -83,12 +83,16 @@ class Plan:
                 f"train.nodes: expected 1, got {self.settings.nodes}: only the pipeline trains on several hosts; "
                 "docs/training.md tells how."
             )
+        from posefoundry.training.checkpoint import CheckpointFolder
+
         with sole_use(self.folder / ".lock", patience_s=0):
             self.write()
             if self.settings.processes > 1 or self.gpus not in ((), (0,)):
                 self._start_processes()
             else:
                 self.train()
+            # Not before all processes have ended: until then one may be lost, and all begin again.
+            CheckpointFolder(self.folder / self.checkpoints, self.settings.keep_checkpoints).clear()
             (self.folder / PLAN).unlink(missing_ok=True)
 
     def _start_processes(self) -> None:
@@ -136,8 +140,6 @@ class Plan:
                 if group.is_main:
                     raise
                 sys.exit(stopped.exit_status)  # one of them tells it
-        if group.is_main:
-            kept.clear()
 
 
 def _visible(gpus: tuple[int, ...]) -> str:
