@@ -1,5 +1,10 @@
 """From images to results: order, grouping, coordinates, and the published accuracy on real images."""
 
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ from posefoundry.evaluation.oks import OksEvaluator, to_coco_results
 from posefoundry.files import read_json
 from posefoundry.inference.backends import TorchBackend
 from posefoundry.inference.images import read_image_bgr
-from posefoundry.inference.predictor import Predictor
+from posefoundry.inference.predictor import BATCHES_AHEAD, MAX_WAITING_BATCHES, Predictor
 from posefoundry.models import build_model, load_model, save_weights
 from posefoundry.skeleton import COCO_SIGMAS
 
@@ -58,6 +63,51 @@ def test_equal_shapes_share_batches(info, colours):
     assert max(shape[0] for shape in backend.shapes) == 2
     assert {shape[2:] for shape in backend.shapes} == {(64, 64), (32, 64)}
     assert len(backend.shapes) == 5  # eight of 64 x 64 in four batches, one of 32 x 64
+
+
+class Slow(Sequence):
+    """Images that take the longer to be read, the earlier they stand; counts how often each is asked for."""
+
+    def __init__(self, images, *, ms_an_image=2):
+        self.images, self.asked, self.ms_an_image = images, Counter(), ms_an_image
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.asked[index] += 1
+        time.sleep(self.ms_an_image / 1000 * (len(self) - index))
+        return self.images[index]
+
+
+def test_images_read_ahead_keep_their_order(info, colours):
+    images = Slow(colours)
+    results = Predictor(FirstPixel(info), confidence=0.1).predict(images, batch_size=2)
+    assert [result.image_size_hw for result in results] == [image.shape[:2] for image in colours]
+    assert images.asked == dict.fromkeys(range(len(colours)), 1)
+
+
+def test_images_are_read_ahead_of_the_model_but_not_far(info, colours):
+    images = Slow(colours * 20, ms_an_image=0)
+    asked_so_far = []
+
+    class Working(FirstPixel):
+        def infer(self, batch):
+            asked_so_far.append(len(images.asked))
+            return super().infer(batch)
+
+    Predictor(Working(info), confidence=0.1).predict(images, batch_size=2)
+    assert asked_so_far[0] >= 4  # the next batch lies ready
+    most_ahead = 2 * (BATCHES_AHEAD + MAX_WAITING_BATCHES + 2) + 1
+    assert max(asked - 2 * batch for batch, asked in enumerate(asked_so_far)) <= most_ahead
+
+
+def test_no_thread_outlives_a_fault(info, colours, tmp_path):
+    missing = tmp_path / "missing.jpg"
+    n_before = threading.active_count()
+    with pytest.raises(PosefoundryError, match=r"missing\.jpg"):
+        Predictor(FirstPixel(info), confidence=0.1).predict([*colours, missing, *colours], batch_size=2)
+    assert threading.active_count() == n_before
 
 
 def test_coordinates_are_those_of_the_source_image(info, colours):

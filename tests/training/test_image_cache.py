@@ -1,5 +1,6 @@
 """Decoded images are kept once, exactly, within the bound, and leave nothing behind."""
 
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def test_keeps_the_bound(folder: Path | None) -> None:
         cache.put(index, image)
     assert [cache.get(index) is not None for index in range(len(IMAGES))] == [True] * 3 + [False] * 5
     assert cache.bytes_kept == limit
+
+
+def test_keeps_the_bound_among_threads() -> None:
+    images = [np.full((16, 16, 3), n, np.uint8) for n in range(64)]
+    for _ in range(20):
+        cache = ImageCache(len(images), 16, limit_bytes=images[0].nbytes * 40)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(cache.put, range(len(images)), images))
+        kept = [cache.get(index) is not None for index in range(len(images))]
+        assert cache.bytes_kept == sum(kept) * images[0].nbytes == cache.limit_bytes
 
 
 def test_leaves_no_file_behind(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """From images to persons, over any runtime: letterbox, infer, suppress, map back."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -15,9 +17,15 @@ from posefoundry.inference.images import read_image_bgr
 from posefoundry.inference.letterbox import Letterbox, input_size_hw, letterbox
 from posefoundry.inference.postprocess import best_detections, non_max_suppression
 from posefoundry.inference.results import PoseResult
+from posefoundry.machine import usable_cores
 
+# Reading, letterboxing and stacking let go of Python's lock; threads do it beside the model, this many batches ahead.
+MAX_READERS = 8
+BATCHES_AHEAD = 2
 # Images of many shapes wait for others of theirs; with this many waiting the fullest group goes first.
 MAX_WAITING_BATCHES = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,8 @@ class Predictor:
         some batches are in memory at a time.
 
         Args:
-            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, in order.
+            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, more than a
+                batch of them by threads, ahead of the model.
             batch_size: Images a forward pass.
             progress: Called with the number of images done and of all, after each batch.
 
@@ -114,11 +123,16 @@ class Predictor:
             PosefoundryError: An image cannot be read; the message names it.
         """
         results: dict[int, PoseResult] = {}
-        for batch in self._batches(images, batch_size):
-            for waiting, result in zip(batch, self._run(batch), strict=True):
-                results[waiting.index] = result
-            if progress is not None:
-                progress(len(results), len(images))
+        readers = _readers(n_batches=-(-len(images) // batch_size))
+        try:
+            batches = _batches(self._read(images, readers, BATCHES_AHEAD * batch_size), batch_size)
+            for batch, stacked in _stacked(batches, readers):
+                for waiting, result in zip(batch, self._run(batch, *stacked.result()), strict=True):
+                    results[waiting.index] = result
+                if progress is not None:
+                    progress(len(results), len(images))
+        finally:
+            readers.shutdown(cancel_futures=True)
         return [results[index] for index in range(len(images))]
 
     def preprocess(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Letterbox]]:
@@ -156,38 +170,84 @@ class Predictor:
     def _input_size_hw(self, image_bgr: np.ndarray) -> tuple[int, int]:
         return input_size_hw(image_bgr.shape[:2], self.image_size_px, self.backend.info.stride_px)
 
-    def _batches(self, images: Sequence[np.ndarray | Path | FittedImage], batch_size: int) -> Iterator[list[_Waiting]]:
-        """Yields batches of images with one input shape."""
-        groups: dict[tuple[int, int], list[_Waiting]] = {}
-        for index, image in enumerate(images):
-            path = image if isinstance(image, Path) else None
-            given = read_image_bgr(path) if path else image
-            start = time.perf_counter()
-            fitted = given if isinstance(given, FittedImage) else self._fit(_checked(given, index), path)
-            elapsed_ms = 1000 * (time.perf_counter() - start)
-            size_hw = (fitted.image_bgr.shape[0], fitted.image_bgr.shape[1])
-            group = groups.setdefault(size_hw, [])
-            group.append(_Waiting(index, fitted, elapsed_ms))
-            if len(group) == batch_size:
-                yield groups.pop(size_hw)
-            elif sum(map(len, groups.values())) >= MAX_WAITING_BATCHES * batch_size:
-                yield groups.pop(max(groups, key=lambda size: len(groups[size])))
-        yield from groups.values()
+    def _read(
+        self, images: Sequence[np.ndarray | Path | FittedImage], readers: Executor, n_ahead: int
+    ) -> Iterator[_Waiting]:
+        """Yields the images in order, and has the next ones read meanwhile."""
+        coming: deque[Future[_Waiting]] = deque()
+        for index in range(len(images)):
+            coming.append(readers.submit(self._fitted, images, index))
+            if len(coming) > n_ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
-    def _run(self, batch: list[_Waiting]) -> list[PoseResult]:
+    def _fitted(self, images: Sequence[np.ndarray | Path | FittedImage], index: int) -> _Waiting:
+        image = images[index]
+        path = image if isinstance(image, Path) else None
+        given = read_image_bgr(path) if path else image
         start = time.perf_counter()
-        pixels = _to_batch([waiting.fitted.image_bgr for waiting in batch])
-        ready = time.perf_counter()
+        fitted = given if isinstance(given, FittedImage) else self._fit(_checked(given, index), path)
+        return _Waiting(index, fitted, 1000 * (time.perf_counter() - start))
+
+    def _run(self, batch: list[_Waiting], pixels: np.ndarray, stacking_s: float) -> list[PoseResult]:
+        start = time.perf_counter()
         decoded = self.infer(pixels)
         inferred = time.perf_counter()
         results = self.postprocess(decoded, [w.fitted.box for w in batch], [w.fitted.path for w in batch])
         done = time.perf_counter()
         share = 1000 / len(batch)
-        times = {"inference": share * (inferred - ready), "postprocess": share * (done - inferred)}
+        times = {"inference": share * (inferred - start), "postprocess": share * (done - inferred)}
         return [
-            replace(result, speed_ms={"preprocess": waiting.preprocess_ms + share * (ready - start), **times})
+            replace(result, speed_ms={"preprocess": waiting.preprocess_ms + share * stacking_s, **times})
             for waiting, result in zip(batch, results, strict=True)
         ]
+
+
+class _Directly(Executor):
+    """Does at once what it is given."""
+
+    def submit(self, function: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(function(*arguments, **named))
+        return done
+
+
+def _readers(n_batches: int) -> Executor:
+    """Returns threads, or none for a single batch, beside which there is nothing to do."""
+    return ThreadPoolExecutor(min(MAX_READERS, usable_cores())) if n_batches > 1 else _Directly()
+
+
+def _batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
+    """Yields batches of images with one input shape."""
+    groups: dict[tuple[int, ...], list[_Waiting]] = {}
+    for waiting in images:
+        size_hw = waiting.fitted.image_bgr.shape[:2]
+        group = groups.setdefault(size_hw, [])
+        group.append(waiting)
+        if len(group) == batch_size:
+            yield groups.pop(size_hw)
+        elif sum(map(len, groups.values())) >= MAX_WAITING_BATCHES * batch_size:
+            yield groups.pop(max(groups, key=lambda size: len(groups[size])))
+    yield from groups.values()
+
+
+def _stacked(
+    batches: Iterable[list[_Waiting]], readers: Executor
+) -> Iterator[tuple[list[_Waiting], Future[tuple[np.ndarray, float]]]]:
+    """Yields each batch with its pixels, and has the next one stacked meanwhile."""
+    following = None
+    for batch in batches:
+        before, following = following, (batch, readers.submit(_timed_batch, batch))
+        if before is not None:
+            yield before
+    if following is not None:
+        yield following
+
+
+def _timed_batch(batch: list[_Waiting]) -> tuple[np.ndarray, float]:
+    start = time.perf_counter()
+    return _to_batch([waiting.fitted.image_bgr for waiting in batch]), time.perf_counter() - start
 
 
 def _checked(image: Any, index: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import numpy as np
 
 TAKEN = struct.Struct("=Q")  # bytes kept so far, at the file's beginning
 SIZE = struct.Struct("=II")  # height and width of each image after that; 0, 0 where it is not kept
+AMONG_THREADS = threading.Lock()  # the lock of a file holds between processes alone
 
 
 class ImageCache:
@@ -88,11 +90,12 @@ class ImageCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        with AMONG_THREADS:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _size_at(self, index: int) -> int:
         return TAKEN.size + index * SIZE.size
