@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posefoundry.config import Register, Train
-from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, sha256_of_file, sole_use, write_json_atomic
 from posefoundry.processes import GRACE_S, stop_on_signals
 from posefoundry.stages import FINISHED, forget_finished_trainings, stop_with_dvc
@@ -67,37 +67,32 @@ def run(
             if mlflow_log is not None:
                 mlflow_log.fail(cause)
 
-        try:
-            with watched(group, settings.stall_timeout_s, say_why_it_ends):
-                identity = identity_on_all_hosts(
-                    settings, group, dataset_yaml=dataset_yaml, val_annotations=val_annotations
-                )
-                if group.is_main:
-                    stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
-                    # What belongs there of an interrupted training, its checkpoint holds.
-                    for emptied in (models, report):
-                        shutil.rmtree(emptied, ignore_errors=True)
-                        emptied.mkdir(parents=True, exist_ok=True)
-                    folder = _own_folder(settings, checkpoints, identity, yolo)
-                settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
-                if group.is_main:
-                    sending = _mlflow_log(settings, register.experiment, yolo, models, folder.path)
-                    mlflow_log = stack.enter_context(sending)
-                    observers = [log, stack.enter_context(training_progress()), mlflow_log]
-                best = train_model(
-                    settings,
-                    dataset_yaml=dataset_yaml,
-                    val_annotations=val_annotations,
-                    weights_folder=models,
-                    group=group,
-                    observers=observers,
-                    checkpoints=folder,
-                    should_stop=should_stop,
-                )
-        except StoppedError as stopped:
+        with watched(group, settings.stall_timeout_s, say_why_it_ends):
+            identity = identity_on_all_hosts(
+                settings, group, dataset_yaml=dataset_yaml, val_annotations=val_annotations
+            )
             if group.is_main:
-                raise
-            sys.exit(stopped.exit_status)  # one of them tells it
+                stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
+                # What belongs there of an interrupted training, its checkpoint holds.
+                for emptied in (models, report):
+                    shutil.rmtree(emptied, ignore_errors=True)
+                    emptied.mkdir(parents=True, exist_ok=True)
+                folder = _own_folder(settings, checkpoints, identity, yolo)
+            settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
+            if group.is_main:
+                sending = _mlflow_log(settings, register.experiment, yolo, models, folder.path)
+                mlflow_log = stack.enter_context(sending)
+                observers = [log, stack.enter_context(training_progress()), mlflow_log]
+            best = train_model(
+                settings,
+                dataset_yaml=dataset_yaml,
+                val_annotations=val_annotations,
+                weights_folder=models,
+                group=group,
+                observers=observers,
+                checkpoints=folder,
+                should_stop=should_stop,
+            )
         if mlflow_log is not None:
             from posefoundry.evaluation.learning_curves import plot_learning_curves
 
