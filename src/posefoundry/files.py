@@ -113,9 +113,8 @@ def sole_use(lock: Path, patience_s: float) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise PosefoundryError(
-                        f"{lock}: another process works here, and still did after {patience_s:g} s. Let it end first."
-                    ) from None
+                    still = f", and still did after {patience_s:g} s" if patience_s else ""
+                    raise PosefoundryError(f"{lock}: another process works here{still}. Let it end first.") from None
             except OSError:  # a network's file system without locks
                 break
             time.sleep(0.1)

@@ -9,6 +9,7 @@ import yaml
 
 from posefoundry.commands.recipe import recipe
 from posefoundry.errors import PosefoundryError, RejectedError, StoppedError
+from posefoundry.stages import ingest
 from posefoundry.training import batch_size
 from posefoundry.training.loop import Trainer
 
@@ -55,6 +56,19 @@ def test_too_low_is_a_verdict_and_data_are_kept(workplace, monkeypatch, capsys):
         recipe(["tiny", "out=ran", "expected.oks_ap.value=0.9", "expected.oks_ap.tolerance=0.05"])
     assert "Using the data made before" in capsys.readouterr().out
     assert json.loads((workplace / "ran/tiny/result.json").read_text())["as_expected"] is False
+
+
+def test_a_second_one_refuses_while_the_first_makes_its_data(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    make = ingest.run
+
+    def start_another(*_, **__):
+        monkeypatch.setattr(ingest, "run", make)
+        recipe(["tiny", "out=twice"])
+
+    monkeypatch.setattr(ingest, "run", start_another)
+    with pytest.raises(PosefoundryError, match=r"twice/tiny/\.recipe\.lock: another process works here\. Let it end"):
+        recipe(["tiny", "out=twice"])
 
 
 @pytest.fixture

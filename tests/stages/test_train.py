@@ -63,6 +63,8 @@ def test_one_mlflow_run_tells_the_story(project: Path) -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project, capture_output=True, text=True, check=True)
     assert run.data.tags["git.commit"] == head.stdout.strip()
     assert len(client.list_artifacts(run.info.run_id, "images")) >= 5
+    kept = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "train")}
+    assert kept == {"results.csv", "results.json", "steps.csv", "plots"}
 
 
 @pytest.mark.slow

@@ -124,6 +124,7 @@ def test_two_processes_robbed_killed_and_stopped_on_the_way(
     told, _ = stopped.communicate(timeout=120)
     assert stopped.returncode == 143, told
     assert "the next run goes on" in told
+    assert told.count("stopped by a signal after step") == 1
 
     status, told = broken.run()
     assert status == 0, told

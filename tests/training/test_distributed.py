@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from posefoundry.config import Train
-from posefoundry.errors import PosefoundryError
+from posefoundry.errors import PosefoundryError, StoppedError
 from posefoundry.models import build_model
 from posefoundry.training import distributed
 from posefoundry.training.distributed import ProcessGroup, join_process_group, synchronise_batchnorm
@@ -94,6 +94,18 @@ def test_the_loss_of_a_peer_is_told_in_a_line(
     assert capsys.readouterr().err == lost
     with pytest.raises(RuntimeError, match="a fault of its own"), group:
         raise RuntimeError("a fault of its own")
+
+
+def test_of_processes_that_were_stopped_all_leave_and_the_main_one_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[str] = []
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: left.append("one"))
+    cpu = torch.device("cpu")
+    with pytest.raises(StoppedError, match="after step 3"), ProcessGroup(rank=0, n_processes=2, device=cpu):
+        raise StoppedError("stopped by a signal after step 3")
+    with pytest.raises(SystemExit) as ended, ProcessGroup(rank=1, n_processes=2, device=cpu):
+        raise StoppedError("stopped by a signal after step 3")
+    assert ended.value.code == StoppedError.exit_status
+    assert left == ["one", "one"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from posefoundry import files
 from posefoundry.training import observer
 from posefoundry.training.observer import FileLog
 
@@ -63,6 +66,26 @@ def test_what_the_disk_refused_is_written_with_the_next_epoch(
     assert "the log of epoch 2 could not be written" in capsys.readouterr().err
     tell(log, 3, 2)
     assert steps(tmp_path)[1:] == ["0,0.5,0", "1,0.5,0", "2,0.5,0"]
+
+
+def test_pictures_that_the_disk_refuses_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, grey = FileLog(tmp_path), np.full((8, 8, 3), 128, np.uint8)
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", refuse)
+        log.picture("train_batch_0", grey)
+        log.picture("train_batch_1", grey)
+    log.picture("val_1", grey)
+    (told,) = capsys.readouterr().err.splitlines()
+    refused = f"[Errno 28] No space left on device: '{tmp_path / 'samples' / 'train_batch_0.jpg'}'"
+    assert told == f"picture train_batch_0 not written: {refused}. The training goes on."
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["val_1.jpg"]
+    assert np.array_equal(cv2.imread(str(tmp_path / "samples" / "val_1.jpg")), grey)
 
 
 def test_the_state_is_a_copy(tmp_path: Path) -> None:

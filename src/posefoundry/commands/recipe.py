@@ -10,7 +10,7 @@ from rich.table import Table
 from posefoundry.commands.words import arguments_of
 from posefoundry.datasets.coco import load_coco_keypoints
 from posefoundry.errors import PosefoundryError, RejectedError
-from posefoundry.files import write_json_atomic
+from posefoundry.files import sole_use, write_json_atomic
 from posefoundry.recipes import TIERS, Expectation, Recipe, load_recipe, recipe_files
 
 Metrics = dict[str, float | None]
@@ -21,7 +21,7 @@ def recipe(words: list[str]) -> None:
 
     Raises:
         RejectedError: A score is lower than expected.
-        PosefoundryError: There is no such recipe, or it cannot be run.
+        PosefoundryError: There is no such recipe, it cannot be run, or another process runs it into the same folder.
     """
     arguments = arguments_of("recipe", words, bare="recipe", dotted=True)
     name, tier = arguments.pop("recipe", None), arguments.pop("tier", None)
@@ -58,11 +58,12 @@ def _list_recipes(recipes: dict[str, Recipe]) -> None:
 def _run_recipe(name: str, recipe: Recipe, folder: Path) -> list[str]:
     """Makes the data, trains, judges; prints a table and returns what fell short."""
     print(f"{name}: {recipe.description}")
-    _prepare_data(recipe, folder)
-    _require_images(recipe, folder)
-    start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
-    _train(recipe, folder)
-    measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
+    with sole_use(folder / ".recipe.lock", patience_s=0):
+        _prepare_data(recipe, folder)
+        _require_images(recipe, folder)
+        start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
+        _train(recipe, folder)
+        measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
     lines = {metric: _compare(rule, metric, measured, start) for metric, rule in recipe.expected.items()}
     table = Table("metric", "measured", "expected", "", title=f"{name}, {recipe.split} split", title_justify="left")
     for metric, (text, good) in lines.items():

@@ -3,15 +3,16 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from posefoundry.config import Register, Train
-from posefoundry.errors import PosefoundryError, StoppedError
+from posefoundry.errors import PosefoundryError
 from posefoundry.files import read_json, sha256_of_file, sole_use, write_json_atomic
 from posefoundry.processes import GRACE_S, stop_on_signals
 from posefoundry.stages import FINISHED, forget_finished_trainings, stop_with_dvc
@@ -22,6 +23,7 @@ from posefoundry.training.progress import training_progress
 
 if TYPE_CHECKING:
     from posefoundry.registry.runs import TrainingRun
+    from posefoundry.training.session import BestSoFar
 
 # A stage may still be saving when the next run of a killed DVC starts its own: so long that one waits.
 OUTLIVES_DVC_S = GRACE_S + 15
@@ -47,7 +49,13 @@ def run(
         raise PosefoundryError(
             f"{data_checks}: the data checks did not pass; see reports/validate/docs, fix the data and run again."
         )
+    _train(settings, register.experiment, raw=raw, yolo=yolo, checkpoints=checkpoints, models=models, report=report)
 
+
+def _train(
+    settings: Train, experiment: str, *, raw: Path, yolo: Path, checkpoints: Path, models: Path, report: Path
+) -> None:
+    """Trains in this process, alone or as one of several."""
     from posefoundry.training.batch_size import with_batch_so_far, with_batch_that_fits
     from posefoundry.training.distributed import join_process_group, watched
     from posefoundry.training.identity import identity_on_all_hosts
@@ -58,58 +66,43 @@ def run(
         should_stop = stack.enter_context(stop_on_signals())
         stop_with_dvc()
         group = stack.enter_context(join_process_group(settings.device))
-        observers: list[Observer] = []
         log = FileLog(report)
+        observers: list[Observer] = []  # in the main process, once the training is about to begin
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
-        mlflow_log: _MlflowLog | None = None
-
-        def say_why_it_ends(cause: str) -> None:
-            if mlflow_log is not None:
-                mlflow_log.fail(cause)
-
-        try:
-            with watched(group, settings.stall_timeout_s, say_why_it_ends):
-                identity = identity_on_all_hosts(
-                    settings, group, dataset_yaml=dataset_yaml, val_annotations=val_annotations
-                )
-                if group.is_main:
-                    stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
-                    # What belongs there of an interrupted training, its checkpoint holds.
-                    for emptied in (models, report):
-                        shutil.rmtree(emptied, ignore_errors=True)
-                        emptied.mkdir(parents=True, exist_ok=True)
-                    folder = _own_folder(settings, checkpoints, identity, yolo)
-                settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
-                if group.is_main:
-                    sending = _mlflow_log(settings, register.experiment, yolo, models, folder.path)
-                    mlflow_log = stack.enter_context(sending)
-                    observers = [log, stack.enter_context(training_progress()), mlflow_log]
-                best = train_model(
-                    settings,
-                    dataset_yaml=dataset_yaml,
-                    val_annotations=val_annotations,
-                    weights_folder=models,
-                    group=group,
-                    observers=observers,
-                    checkpoints=folder,
-                    should_stop=should_stop,
-                )
-        except StoppedError as stopped:
-            if group.is_main:
-                raise
-            sys.exit(stopped.exit_status)  # one of them tells it
-        if mlflow_log is not None:
-            from posefoundry.evaluation.learning_curves import plot_learning_curves
-
-            plot_learning_curves(log.epochs, report / "plots" / "learning_curves.png")
-            write_json_atomic(
-                report / "results.json", {"best_epoch": best.epoch, "best_val_oks_ap": best.value, "epochs": log.epochs}
+        with watched(group, settings.stall_timeout_s, partial(_fail_mlflow_run, observers)):
+            identity = identity_on_all_hosts(
+                settings, group, dataset_yaml=dataset_yaml, val_annotations=val_annotations
             )
-            mlflow_log.keep_files(report)
+            if group.is_main:
+                stack.enter_context(sole_use(models.with_name(f".{models.name}.lock"), OUTLIVES_DVC_S))
+                _empty(models, report)  # what belongs there of an interrupted training, its checkpoint holds
+                folder = _own_folder(settings, checkpoints, identity, yolo)
+            settings = with_batch_that_fits(with_batch_so_far(settings, folder, group), group, dataset_yaml)
+            if group.is_main:
+                mlflow_log = stack.enter_context(_mlflow_log(settings, experiment, yolo, models, report, folder.path))
+                observers += [log, stack.enter_context(training_progress()), mlflow_log]
+            best = train_model(
+                settings,
+                dataset_yaml=dataset_yaml,
+                val_annotations=val_annotations,
+                weights_folder=models,
+                group=group,
+                observers=observers,
+                checkpoints=folder,
+                should_stop=should_stop,
+            )
+        if group.is_main:
+            _write_results(best, log.epochs, report)
             print(f"Best weights: epoch {best.epoch}, val OKS AP {best.value:.3f} -> {models / 'best.safetensors'}")
     if group.is_main:  # DVC has yet to record what was made; should it not come to that, this spares the training
         folder.keep_newest()
         (folder.path / FINISHED).touch()
+
+
+def _empty(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _own_folder(settings: Train, checkpoints: Path, identity: dict[str, Any], yolo: Path) -> CheckpointFolder:
@@ -125,6 +118,16 @@ def _own_folder(settings: Train, checkpoints: Path, identity: dict[str, Any], yo
         for sentence in describe_others(folder):
             print(sentence)
     return folder
+
+
+def _write_results(best: "BestSoFar", epochs: list[dict[str, float | None]], report: Path) -> None:
+    """Draws the curves, and adds to the log which epoch is best."""
+    from posefoundry.evaluation.learning_curves import plot_learning_curves
+
+    plot_learning_curves(epochs, report / "plots" / "learning_curves.png")
+    write_json_atomic(
+        report / "results.json", {"best_epoch": best.epoch, "best_val_oks_ap": best.value, "epochs": epochs}
+    )
 
 
 def _run_processes(settings: Train) -> None:
@@ -159,18 +162,19 @@ class _MlflowLog(Observer):
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
         self.run.log_image(image_bgr[..., ::-1], name)
 
-    def fail(self, cause: str) -> None:
-        """Ends the run as failed, for a process that is about to end without cleaning up."""
-        self.run.__exit__(PosefoundryError, PosefoundryError(cause), None)
 
-    def keep_files(self, report: Path) -> None:
-        """Keeps the logs and plots with the run."""
-        for path in (report / "results.csv", report / "results.json", report / "steps.csv", report / "plots"):
-            self.run.log_artifact(path, "train")
+def _fail_mlflow_run(observers: Sequence[Observer], cause: str) -> None:
+    """Ends the run as failed, where it has begun, for a process that is about to end without cleaning up."""
+    for observer in observers:
+        if isinstance(observer, _MlflowLog):
+            observer.run.__exit__(PosefoundryError, PosefoundryError(cause), None)
 
 
 @contextmanager
-def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path, checkpoints: Path) -> Iterator[_MlflowLog]:
+def _mlflow_log(
+    settings: Train, experiment: str, yolo: Path, models: Path, report: Path, checkpoints: Path
+) -> Iterator[_MlflowLog]:
+    """Opens the run, or goes on with it; in the end it keeps the logs and plots."""
     from posefoundry.registry.runs import TrainingRun
 
     params = {"train": settings.model_dump(mode="json")}
@@ -181,6 +185,8 @@ def _mlflow_log(settings: Train, experiment: str, yolo: Path, models: Path, chec
         run.log_dataset(yolo)
         run.write_run_file(models / "mlflow_run.json")
         yield _MlflowLog(run)
+        for path in (report / "results.csv", report / "results.json", report / "steps.csv", report / "plots"):
+            run.log_artifact(path, "train")
 
 
 if __name__ == "__main__":

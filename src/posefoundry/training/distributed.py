@@ -103,6 +103,8 @@ class ProcessGroup:
     ) -> None:
         if kind is None or issubclass(kind, (StoppedError, SystemExit)):  # which all come to at the same step
             self.close()
+            if isinstance(error, StoppedError) and not self.is_main:
+                sys.exit(error.exit_status)  # the main process tells it
         elif self.n_processes > 1 and issubclass(kind, RuntimeError):
             time.sleep(HEAR_PEERS_S)
             if _is_of_connection(error):  # the fault is another process's

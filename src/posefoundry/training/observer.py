@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from posefoundry.files import write_json_atomic, write_text_atomic
+from posefoundry.files import write_bytes_atomic, write_json_atomic, write_text_atomic
 
 
 class Observer:
@@ -44,6 +44,7 @@ class FileLog(Observer):
         self._step_columns: list[str] = ["step"]
         self._steps = array("d")
         self._n_written = 0  # of these numbers, in steps.csv
+        self._has_told_of_pictures = False
 
     def step_done(self, step: int, n_steps: int, values: dict[str, float]) -> None:
         """Remembers a row of steps.csv."""
@@ -92,12 +93,16 @@ class FileLog(Observer):
         self._n_written = 0
 
     def picture(self, name: str, image_bgr: np.ndarray) -> None:
-        """Writes the picture as JPEG."""
+        """Writes the picture as JPEG; where the disk refuses, says so of the first."""
         import cv2
 
-        path = self.folder / "samples" / f"{name}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), image_bgr)
+        _, encoded = cv2.imencode(".jpg", image_bgr)
+        try:  # not by OpenCV, which does not tell why it could not
+            write_bytes_atomic(self.folder / "samples" / f"{name}.jpg", encoded.tobytes())
+        except OSError as error:
+            if not self._has_told_of_pictures:
+                print(f"picture {name} not written: {error}. The training goes on.", file=sys.stderr)
+            self._has_told_of_pictures = True
 
 
 def _csv(rows: list[dict[str, float | None]]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from posefoundry.config import Train
-from posefoundry.errors import PosefoundryError, StoppedError, told_in_a_message
+from posefoundry.errors import PosefoundryError, told_in_a_message
 from posefoundry.files import read_json, sole_use, write_json_atomic
 from posefoundry.processes import die_with_starter, put_back_afterwards, stop_on_signals
 
@@ -121,25 +121,20 @@ class Plan:
             observers: list[Observer] = [FileLog(self.folder)]
             if self.verbose and group.is_main:
                 observers.append(stack.enter_context(training_progress()))
-            try:
-                with watched(group, settings.stall_timeout_s):
-                    identity = identity_on_all_hosts(settings, group, **data)
-                    kept = CheckpointFolder(self.folder / self.checkpoints, settings.keep_checkpoints, identity)
-                    settings = with_batch_that_fits(with_batch_so_far(settings, kept, group), group, self.dataset_yaml)
-                    train_model(
-                        settings,
-                        **data,
-                        weights_folder=self.folder / "weights",
-                        group=group,
-                        observers=observers,
-                        extra=self.facts,
-                        checkpoints=kept,
-                        should_stop=should_stop,
-                    )
-            except StoppedError as stopped:
-                if group.is_main:
-                    raise
-                sys.exit(stopped.exit_status)  # one of them tells it
+            with watched(group, settings.stall_timeout_s):
+                identity = identity_on_all_hosts(settings, group, **data)
+                kept = CheckpointFolder(self.folder / self.checkpoints, settings.keep_checkpoints, identity)
+                settings = with_batch_that_fits(with_batch_so_far(settings, kept, group), group, self.dataset_yaml)
+                train_model(
+                    settings,
+                    **data,
+                    weights_folder=self.folder / "weights",
+                    group=group,
+                    observers=observers,
+                    extra=self.facts,
+                    checkpoints=kept,
+                    should_stop=should_stop,
+                )
 
 
 def _visible(gpus: tuple[int, ...]) -> str:
