@@ -16,6 +16,13 @@ from posefoundry.models.weights import load_model
 MakeProject = Callable[..., Any]
 
 
+def wait_for(condition: Callable[[], bool], timeout_s: float = 100) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def project(trained_by_two: Any) -> Path:
     return trained_by_two.root
@@ -81,12 +88,8 @@ def test_failed_data_checks_stop_it(training_project: MakeProject, tmp_path: Pat
 @pytest.mark.slow
 def test_killed_stage_takes_its_processes_with_it(training_project: MakeProject, tmp_path: Path) -> None:
     stage = training_project(tmp_path / "project", processes=2, epochs=500).start()
-    deadline = time.monotonic() + 60
-    family: list[psutil.Process] = []
-    while len(family) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-        family = psutil.Process(stage.pid).children(recursive=True)
-    assert len(family) >= 2
+    wait_for(lambda: len(psutil.Process(stage.pid).children(recursive=True)) >= 2)
+    family = psutil.Process(stage.pid).children(recursive=True)
     stage.kill()
     stage.communicate()
     _, alive = psutil.wait_procs(family, timeout=20)
@@ -99,3 +102,25 @@ def test_a_fault_in_a_process_is_one_message(training_project: MakeProject, tmp_
     assert status == 2
     assert "nothing-here.safetensors" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_a_process_that_stalls_is_named_and_its_run_ends_as_failed(
+    training_project: MakeProject, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    project = training_project(tmp_path / "project", processes=2, epochs=500, stall_timeout_s=5)
+    stage = project.start()
+    wait_for(lambda: (project.root / "reports/train/steps.csv").is_file())
+    workers = psutil.Process(stage.pid).children(recursive=True)
+    (second,) = (worker for worker in workers if worker.environ().get("RANK") == "1")
+    second.suspend()
+    told, _ = stage.communicate(timeout=100)
+    assert stage.returncode == 2
+    assert "rank 1" in told
+    assert "Traceback" not in told
+    where = json.loads((project.root / "models/train/mlflow_run.json").read_text())
+    assert MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(where["run_id"]).info.status == "FAILED"
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

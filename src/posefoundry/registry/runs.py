@@ -159,7 +159,7 @@ class TrainingRun:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, f"{name.removesuffix('.png')}.png")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), image_bgr)
+                path.write_bytes(cv2.imencode(".png", image_bgr)[1].tobytes())
                 _log_artifact(self._client, self.run_id, path, Path("images", name).parent.as_posix())
 
         self._soon(f"the image {name}", log)
