@@ -19,8 +19,9 @@ from posefoundry.inference.postprocess import best_detections, non_max_suppressi
 from posefoundry.inference.results import PoseResult
 from posefoundry.machine import usable_cores
 
-# Reading, letterboxing and stacking let go of Python's lock; threads do it beside the model, this many batches ahead.
-MAX_READERS = 8
+# Threads read, letterbox and stack images, this many batches ahead, and suppress overlaps beside the model, which lets
+# go of Python's lock as most of these do.
+MAX_HELPERS = 8
 BATCHES_AHEAD = 2
 # Images of many shapes wait for others of theirs; with this many waiting the fullest group goes first.
 MAX_WAITING_BATCHES = 8
@@ -123,16 +124,17 @@ class Predictor:
             PosefoundryError: An image cannot be read; the message names it.
         """
         results: dict[int, PoseResult] = {}
-        readers = _readers(n_batches=-(-len(images) // batch_size))
+        helpers = _helpers(n_batches=-(-len(images) // batch_size))
         try:
-            batches = _batches(self._read(images, readers, BATCHES_AHEAD * batch_size), batch_size)
-            for batch, stacked in _stacked(batches, readers):
-                for waiting, result in zip(batch, self._run(batch, *stacked.result()), strict=True):
-                    results[waiting.index] = result
+            batches = _batches(self._read(images, helpers, BATCHES_AHEAD * batch_size), batch_size)
+            stacked = _one_ahead((batch, helpers.submit(_stack, batch)) for batch in batches)
+            found = _one_ahead((batch, self._run(batch, *pixels.result(), helpers)) for batch, pixels in stacked)
+            for batch, persons in found:
+                results.update(zip((waiting.index for waiting in batch), persons.result(), strict=True))
                 if progress is not None:
                     progress(len(results), len(images))
         finally:
-            readers.shutdown(cancel_futures=True)
+            helpers.shutdown(cancel_futures=True)
         return [results[index] for index in range(len(images))]
 
     def preprocess(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, list[Letterbox]]:
@@ -171,12 +173,12 @@ class Predictor:
         return input_size_hw(image_bgr.shape[:2], self.image_size_px, self.backend.info.stride_px)
 
     def _read(
-        self, images: Sequence[np.ndarray | Path | FittedImage], readers: Executor, n_ahead: int
+        self, images: Sequence[np.ndarray | Path | FittedImage], helpers: Executor, n_ahead: int
     ) -> Iterator[_Waiting]:
         """Yields the images in order, and has the next ones read meanwhile."""
         coming: deque[Future[_Waiting]] = deque()
         for index in range(len(images)):
-            coming.append(readers.submit(self._fitted, images, index))
+            coming.append(helpers.submit(self._fitted, images, index))
             if len(coming) > n_ahead:
                 yield coming.popleft().result()
         while coming:
@@ -190,14 +192,21 @@ class Predictor:
         fitted = given if isinstance(given, FittedImage) else self._fit(_checked(given, index), path)
         return _Waiting(index, fitted, 1000 * (time.perf_counter() - start))
 
-    def _run(self, batch: list[_Waiting], pixels: np.ndarray, stacking_s: float) -> list[PoseResult]:
+    def _run(
+        self, batch: list[_Waiting], pixels: np.ndarray, stacking_s: float, helpers: Executor
+    ) -> Future[list[PoseResult]]:
         start = time.perf_counter()
         decoded = self.infer(pixels)
-        inferred = time.perf_counter()
+        inference_s = time.perf_counter() - start
+        return helpers.submit(self._finish, batch, decoded, stacking_s, inference_s)
+
+    def _finish(
+        self, batch: list[_Waiting], decoded: np.ndarray, stacking_s: float, inference_s: float
+    ) -> list[PoseResult]:
+        start = time.perf_counter()
         results = self.postprocess(decoded, [w.fitted.box for w in batch], [w.fitted.path for w in batch])
-        done = time.perf_counter()
         share = 1000 / len(batch)
-        times = {"inference": share * (inferred - start), "postprocess": share * (done - inferred)}
+        times = {"inference": share * inference_s, "postprocess": share * (time.perf_counter() - start)}
         return [
             replace(result, speed_ms={"preprocess": waiting.preprocess_ms + share * stacking_s, **times})
             for waiting, result in zip(batch, results, strict=True)
@@ -213,9 +222,9 @@ class _Directly(Executor):
         return done
 
 
-def _readers(n_batches: int) -> Executor:
+def _helpers(n_batches: int) -> Executor:
     """Returns threads, or none for a single batch, beside which there is nothing to do."""
-    return ThreadPoolExecutor(min(MAX_READERS, usable_cores())) if n_batches > 1 else _Directly()
+    return ThreadPoolExecutor(min(MAX_HELPERS, usable_cores())) if n_batches > 1 else _Directly()
 
 
 def _batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Waiting]]:
@@ -232,20 +241,16 @@ def _batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Wait
     yield from groups.values()
 
 
-def _stacked(
-    batches: Iterable[list[_Waiting]], readers: Executor
-) -> Iterator[tuple[list[_Waiting], Future[tuple[np.ndarray, float]]]]:
-    """Yields each batch with its pixels, and has the next one stacked meanwhile."""
-    following = None
-    for batch in batches:
-        before, following = following, (batch, readers.submit(_timed_batch, batch))
-        if before is not None:
-            yield before
-    if following is not None:
-        yield following
+def _one_ahead(items: Iterable[T]) -> Iterator[T]:
+    """Hands on the items, each once the next one has been asked for."""
+    ahead: list[T] = []
+    for item in items:
+        yield from ahead
+        ahead = [item]
+    yield from ahead
 
 
-def _timed_batch(batch: list[_Waiting]) -> tuple[np.ndarray, float]:
+def _stack(batch: list[_Waiting]) -> tuple[np.ndarray, float]:
     start = time.perf_counter()
     return _to_batch([waiting.fitted.image_bgr for waiting in batch]), time.perf_counter() - start
 

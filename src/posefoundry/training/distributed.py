@@ -90,6 +90,18 @@ class ProcessGroup:
             dist.all_gather_object(parts, local)
         return [item for part in parts for item in part]
 
+    def gather_in_main(self, local: list[Any]) -> list[Any]:
+        """Returns the lists of all processes joined, in order of rank; an empty list in others than the main process.
+
+        For what is large: NCCL would have `gather` put it on every GPU.
+        """
+        if self.n_processes == 1:
+            return local
+        parts: list[list[Any]] | None = [[] for _ in range(self.n_processes)] if self.is_main else None
+        with self.progress.waiting_for_peers("gathering lists"):
+            dist.gather_object(local, parts, dst=0)
+        return [item for part in parts or [] for item in part]
+
     def close(self) -> None:
         """Leaves the group."""
         if self.n_processes > 1:

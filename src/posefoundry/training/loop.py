@@ -71,6 +71,9 @@ class Trainer:
                 device_ids=[group.device.index] if group.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,  # or all gradients would be in memory twice
             )
+            # BatchNorm's statistics are alike at the start; after that those of rank 0 alone count. As an argument it
+            # would leave out the start too.
+            self.forward.broadcast_buffers = False
         if settings.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
         self.optimizer = build_optimizer(self.model, settings)

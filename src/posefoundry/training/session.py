@@ -28,6 +28,8 @@ from posefoundry.training.validation import Validator
 
 # What decides which weights are best.
 BEST_BY = "oks_ap"
+# Larger ones gain nothing on a GPU, and would leave too few to be read, judged and suppressed side by side.
+MAX_VALIDATION_BATCH = 64
 
 
 @dataclass
@@ -135,7 +137,8 @@ def train_model(
     criterion = build_criterion(model, spec.skeleton, settings, group.sum, spec.class_names)
     precision = "bfloat16" if uses_bf16(settings.precision, group.device) else "float32"
     share = settings.batch_size // group.n_processes  # what a process learns from at a time it can judge at a time
-    validator = Validator(val_annotations, spec.splits["val"], info, group, batch_size=share, precision=precision)
+    at_a_time = min(share, MAX_VALIDATION_BATCH)
+    validator = Validator(val_annotations, spec.splits["val"], info, group, batch_size=at_a_time, precision=precision)
     images = TrainingImages(spec, settings, n_more=len(validator.images))
     validator.images.keep_in(images.cache, first_number=len(images))
     loader = training_loader(images, settings, group.rank, group.device)

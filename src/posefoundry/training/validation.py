@@ -101,7 +101,7 @@ class Validator:
         detections: list[dict[str, Any]] = []
         for image, result in zip(self.shard, results, strict=True):
             detections += to_coco_results(result, image["id"], self.info.category_ids)
-        detections = self.group.gather(detections)
+        detections = self.group.gather_in_main(detections)
         return self.evaluator.evaluate(detections) if self.group.is_main else {}
 
     def pictures(self, model: PoseModel) -> dict[str, np.ndarray]:
