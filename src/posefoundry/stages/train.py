@@ -57,7 +57,7 @@ def run(
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
         stop_with_dvc()
-        group = stack.enter_context(join_process_group(settings.device))
+        group = stack.enter_context(join_process_group(settings.device, settings.stall_timeout_s))
         observers: list[Observer] = []
         log = FileLog(report)
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)
