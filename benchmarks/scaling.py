@@ -84,7 +84,7 @@ def run_way(folder: Path, settings: Train, threads: int) -> float:
 def work(folder: Path) -> None:
     """One process of a way."""
     settings = Train.model_validate_json((folder / "settings.json").read_text())
-    with join_process_group(settings.device) as group:
+    with join_process_group(settings.device, settings.stall_timeout_s) as group:
         spec = read_dataset_yaml(folder / "yolo" / "dataset.yaml")
         torch.manual_seed(0)
         model = build_model(settings.model, n_classes=len(spec.class_names), kpt_shape=spec.kpt_shape)

@@ -107,7 +107,7 @@ class Ceiling:
 def main() -> None:
     options = read_options(OPTIONS)
     batch, steps, rounds = (int(options[name]) for name in ("batch", "steps", "rounds"))
-    group = join_process_group("auto")
+    group = join_process_group("auto", Train().stall_timeout_s)
     ceilings = {name: matrix_flops_per_s(group.device, dtype) for name, dtype in PRECISIONS.items()}
     for imgsz in map(int, options["imgsz"].split(",")):
         with tempfile.TemporaryDirectory() as folder:

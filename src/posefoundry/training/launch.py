@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import RunResult, Worker, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
@@ -139,6 +139,10 @@ class _Agent(LocalElasticAgent):
             return self._asks(lambda store: [host for rank, host in numbered if not store.check([f"back/{rank}"])])
         return []
 
+    def others(self) -> str:
+        """Names the hosts of the last attempt without this one."""
+        return " or ".join(host for host in self.hosts if host != self.name) or "another host"
+
     def _asks(self, question: Callable[[Store], T]) -> T:
         """Returns what the store of the processes answers.
 
@@ -153,7 +157,19 @@ class _Agent(LocalElasticAgent):
         except DistError as error:
             raise RendezvousConnectionError(str(error)) from error
 
+    def _assign_worker_ranks(self, *group: Any) -> list[Worker]:
+        return _answer(partial(super()._assign_worker_ranks, *group), ANSWER_TIMEOUT_S)
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        _answer(partial(self._agree, worker_group), ANSWER_TIMEOUT_S)
+        return super()._start_workers(worker_group)
+
+    def _agree(self, worker_group: WorkerGroup) -> None:
+        """Exchanges with the other hosts what their processes have to know.
+
+        Raises:
+            PosefoundryError: They are to train differently.
+        """
         store, own_rank = worker_group.store, worker_group.group_rank
         assert store is not None and own_rank is not None
         store.set(f"host/{own_rank}", self.name)
@@ -171,7 +187,6 @@ class _Agent(LocalElasticAgent):
         os.environ[ATTEMPT] = store.get("attempt").decode()
         os.environ[FIRST_RANK] = store.get("first_rank").decode()
         self.hosts = [store.get(f"host/{rank}").decode() for rank in ranks]
-        return super()._start_workers(worker_group)
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         with suppress(RendezvousConnectionError):  # where the store is gone, the rendezvous says so
@@ -283,6 +298,9 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
     for name in ("is_closed", "num_nodes_waiting", "shutdown"):
         setattr(handler, name, partial(_answer, getattr(handler, name), ANSWER_TIMEOUT_S))
     next_rendezvous = handler.next_rendezvous
+    # Hosts may wait long for each other, but not for an answer of the one where they meet.
+    holder = handler._state_holder  # type: ignore[attr-defined]
+    holder.sync = partial(_answer, holder.sync, ANSWER_TIMEOUT_S)
 
     def meet() -> RendezvousInfo:
         # Torch keeps from the first meeting where the processes' store is. It may have gone with its host.
@@ -331,11 +349,13 @@ def _not_met(settings: Train, meeting: Meeting, error: RendezvousError) -> str:
 
 
 def _gone(agent: _Agent, error: RendezvousError) -> str:
-    """Says which host was lost: the one of the rendezvous, or those that do not come back to it."""
-    if isinstance(error, RendezvousConnectionError):
-        who, how = f"the host of the rendezvous, {agent.meeting.endpoint},", _reason(error)
+    """Says which host was lost: the one of the rendezvous, or those that do not come back or do not speak there."""
+    if not isinstance(error, RendezvousConnectionError):
+        who, how = ", ".join(agent.missing()) or agent.others(), f"it did not come back within {JOIN_TIMEOUT_S} s"
+    elif agent.meeting.is_here:
+        who, how = agent.others(), _reason(error)
     else:
-        who, how = ", ".join(agent.missing()) or "another host", f"it did not come back within {JOIN_TIMEOUT_S} s"
+        who, how = f"the host of the rendezvous, {agent.meeting.endpoint},", _reason(error)
     return (
         f"the connection to {who} was lost after the training began: {how}. See what became of that host, and start "
         "all hosts again: the training goes on from the last checkpoint."
