@@ -112,7 +112,10 @@ def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path, f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int) -> None:
+def test_a_lost_host_is_named(
+    hosts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setenv("TEST_HEARTBEAT_S", "0.0005")  # so often that one is under way when the agent ends
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
     command = [str(HERE / "group_member.py"), str(tmp_path), "lose-host", "60", str(rank)]
     results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))

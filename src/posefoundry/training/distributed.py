@@ -166,7 +166,9 @@ def join_process_group(device: str, stall_timeout_s: float) -> ProcessGroup:
     try:
         with watched(group, stall_timeout_s, part="joining"):
             # The agent's store outlives an attempt: what the one before has written there must not be read again.
-            store = PrefixStore(os.environ[ATTEMPT], open_store(STORE_TIMEOUT))
+            base = open_store(STORE_TIMEOUT)
+            base.set_timeout(COLLECTIVE_TIMEOUT)  # NCCL waits in it at the first call, however long the others prepare
+            store = PrefixStore(os.environ[ATTEMPT], base)
             dist.init_process_group(backend, store=store, rank=rank, world_size=n_processes, timeout=COLLECTIVE_TIMEOUT)
     except RuntimeError as error:
         _end_where_a_peer_is_lost(rank, error)

@@ -49,6 +49,8 @@ ANSWER_TIMEOUT_S = 60.0
 # Seconds that workers get to say what they know when another host has ended the training; the stall watch's last words
 # take ten at most.
 LAST_WORDS_S = 15.0
+# Seconds for an answer that only the end waits for.
+LAST_HEARTBEAT_S = 5.0
 # In the store of an attempt: the host that has ended the training for good.
 ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
@@ -191,6 +193,8 @@ class _Agent(LocalElasticAgent):
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         with suppress(RendezvousConnectionError):  # where the store is gone, the rendezvous says so
             self._asks(lambda store: store.set(f"back/{worker_group.group_rank}", ""))
+        # Those left wait for the lost one: they have nothing to save, and on a GPU they would not hear of SIGTERM.
+        self._signal_all(signal.SIGKILL)
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -336,9 +340,13 @@ def _run(agent: _Agent) -> RunResult:
         leave_open = True  # there is nothing left to close
         raise RendezvousConnectionError(str(error.__cause__ or error)) from None
     finally:
-        if not leave_open:
-            with suppress(RendezvousError):
-                agent.get_worker_group().spec.rdzv_handler.shutdown()
+        handler = agent.get_worker_group().spec.rdzv_handler
+        with suppress(RendezvousError):
+            if leave_open:
+                # Torch's thread that tells the others of this host would come back while Python ends, and abort it.
+                _answer(handler._stop_heartbeats, LAST_HEARTBEAT_S)  # type: ignore[attr-defined]
+            else:
+                handler.shutdown()
 
 
 def _not_met(settings: Train, meeting: Meeting, error: RendezvousError) -> str:
@@ -373,7 +381,8 @@ def _lost(result: RunResult) -> dict[int, int]:
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if PosefoundryError.exit_status in codes.values():
         return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
-    consequences = (-signal.SIGTERM, LOST_PEER_STATUS)
+    # By SIGABRT NCCL's watchdog ends a process whose peer is lost.
+    consequences = (-signal.SIGTERM, -signal.SIGABRT, LOST_PEER_STATUS)
     return {rank: code for rank, code in codes.items() if code not in consequences} or codes
 
 
