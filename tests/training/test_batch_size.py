@@ -174,7 +174,7 @@ def test_anything_else_is_refused(given: object) -> None:
         Train(batch_size=given)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 def test_what_is_found_on_a_gpu_trains(people: Path, settings: Train) -> None:
     gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
     auto = settings.model_copy(update={"batch_size": AUTO_BATCH, "device": "cuda"})

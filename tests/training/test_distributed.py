@@ -108,7 +108,6 @@ def test_of_processes_that_were_stopped_all_leave_and_the_main_one_tells(monkeyp
     assert left == ["one", "one"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(PosefoundryError, match="device: expected a GPU, and PyTorch sees none"):
         join_process_group("cuda", 60)
