@@ -143,6 +143,7 @@ def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeyp
         (1, 1, 2**40, 0),
         (1, 2, 2**40, 0),
         (16, 1, 2 * 4 * 8 * 3 * 64**2, 2),
+        (16, 4, 4 * 2 * 4 * 8 * 3 * 64**2 - 1, 1),
     ],
 )
 def test_workers_are_what_a_gpus_process_leaves_free(
@@ -154,3 +155,33 @@ def test_workers_are_what_a_gpus_process_leaves_free(
     assert n_loader_workers(settings, torch.device("cuda")) == expected
     assert n_loader_workers(settings, CPU) == 0
     assert n_loader_workers(settings.model_copy(update={"loader_workers": 5}), CPU) == 5
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "n_workers", "expected"),
+    [
+        pytest.param(8, 1, 2, 4, id="small batches"),
+        pytest.param(256, 1, 2, 2, id="some 1,024 images"),
+        pytest.param(600, 1, 2, 1, id="a batch a worker where that is more"),
+        pytest.param(512, 4, 2, 4, id="each process has its share of the batch"),
+    ],
+)
+def test_large_batches_are_prepared_less_far_ahead(
+    people: Path,
+    settings: Train,
+    batch_size: int,
+    processes: int,
+    n_workers: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings.model_copy(
+        update={"batch_size": batch_size, "processes": processes, "loader_workers": n_workers}
+    )
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    room = type("Usage", (), {"free": n_workers * expected * batch_size * 3 * 64**2})
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: room)
+    assert training_loader(images, settings, 0, CPU).prefetch_factor == expected
+    room.free -= 1
+    with pytest.raises(PosefoundryError, match="MiB free for the batches"):
+        training_loader(images, settings, 0, CPU)
