@@ -59,7 +59,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     """
     sides_px = batch_sides_px(settings)
     sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes, sides_px)
-    n_workers = n_loader_workers(settings, device)
+    n_workers = n_loader_workers(settings, device, rank)
     common: dict[str, Any] = {
         "batch_sampler": sampler,
         "collate_fn": collate,
@@ -82,18 +82,27 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     )
 
 
-def n_loader_workers(settings: Train, device: torch.device) -> int:
+def n_loader_workers(settings: Train, device: torch.device, rank: int) -> int:
     """Returns how many workers one process has; `auto` gives a GPU those cores that its process leaves free.
 
-    On a CPU they would take the model's cores. Where /dev/shm has too little room for so many, `auto` takes fewer.
+    On a CPU they would take the model's cores. Where /dev/shm has too little room for so many, `auto` takes fewer, and
+    rank 0 says so.
     """
     if settings.loader_workers != AUTO_WORKERS:
         return settings.loader_workers
     if device.type != "cuda":
         return 0
-    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
-    most = min(MOST_AUTO_WORKERS, usable_cores() // settings.processes - 1)
-    return next((n for n in range(most, 0, -1) if _bytes_held(settings, n) <= free), 0)
+    free = _free_shared_memory_bytes()
+    wanted = max(0, min(MOST_AUTO_WORKERS, usable_cores() // settings.processes - 1))
+    n_workers = next((n for n in range(wanted, 0, -1) if _bytes_held(settings, n) <= free), 0)
+    if n_workers < wanted and rank == 0:
+        print(
+            f"{SHARED_MEMORY}: expected {_bytes_held(settings, wanted) / 2**20:.0f} MiB free for the batches that "
+            f"{wanted} workers a process hold ready, got {free / 2**20:.0f}: train.loader_workers auto takes "
+            f"{n_workers} instead of {wanted}. Give the container more (docker run --shm-size).",
+            file=sys.stderr,
+        )
+    return n_workers
 
 
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -124,6 +133,10 @@ def _bytes_held(settings: Train, n_workers: int) -> int:
     return settings.processes * n_images * 3 * max(batch_sides_px(settings)) ** 2
 
 
+def _free_shared_memory_bytes() -> float:
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
+
+
 class _Begin:
     """What a worker does first."""
 
@@ -142,10 +155,7 @@ class _Begin:
 
 def _check_shared_memory(settings: Train, n_workers: int) -> None:
     """A full /dev/shm kills a worker by SIGBUS, which tells nobody anything; containers have 64 MB by default."""
-    if not SHARED_MEMORY.is_dir():
-        return
-    held = _bytes_held(settings, n_workers)
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    held, free = _bytes_held(settings, n_workers), _free_shared_memory_bytes()
     if held > free:
         raise PosefoundryError(
             f"{SHARED_MEMORY}: expected {held / 2**20:.0f} MiB free for the batches that train.loader_workers hold "
