@@ -69,6 +69,26 @@ def test_a_device_too_small_for_any_batch_is_told() -> None:
         largest_that_fits(memory_of(600, []), 600)
 
 
+@pytest.mark.parametrize(
+    "text", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `create`"]
+)
+def test_a_batch_does_not_fit_either_where_a_library_of_cuda_cannot_allocate(text: str) -> None:
+    def peak_bytes(n_images: int) -> int:
+        if n_images > 4:
+            raise RuntimeError(text)
+        return MODEL_BYTES + n_images * IMAGE_BYTES
+
+    assert largest_that_fits(peak_bytes, 1600) == 4
+
+
+def test_what_is_not_of_memory_ends_the_trial() -> None:
+    def peak_bytes(n_images: int) -> int:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        largest_that_fits(peak_bytes, 10_000)
+
+
 def test_found_numbers_are_multiples_of_8_where_they_can_be() -> None:
     assert [rounded(n) for n in (1, 5, 8, 15, 70)] == [1, 5, 8, 8, 64]
 
