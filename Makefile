@@ -14,9 +14,11 @@ pipeline: $(VENV)/.installed
 	$(IN_VENV) dvc repro
 	@$(BIN)/posefoundry versions
 
-# A file of tests on each core, so that tests that wait for processes do not hold up the others.
+# A file of tests on each core, so that tests that wait for processes do not hold up the others. These see no GPU; where
+# there is one, the tests that need it follow, one at a time.
 test: $(VENV)/.installed
 	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+	@if command -v nvidia-smi > /dev/null; then $(IN_VENV) python -m pytest -m gpu; fi
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

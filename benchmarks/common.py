@@ -11,6 +11,8 @@ from posefoundry.config import Convert, Ingest, SyntheticSource
 from posefoundry.machine import cpu_name
 from posefoundry.stages import convert, ingest
 
+CACHE_GIB = 64.0  # room for all images that a benchmark draws, so that what is measured is not how they are decoded
+
 
 def read_options(defaults: dict[str, str]) -> dict[str, str]:
     """Returns the defaults, changed by what `key=value` on the command line says."""

@@ -1,5 +1,6 @@
-"""Fixtures that several rooms need: an MLflow store of a test's own, a person on paper."""
+"""Who sees a GPU; fixtures that several rooms need: an MLflow store of a test's own, a person on paper."""
 
+import os
 import shutil
 import signal
 import sys
@@ -20,6 +21,27 @@ STANDING_XY = [
     [0.20, 0.36], [0.88, 0.50], [0.12, 0.50], [0.62, 0.52], [0.38, 0.52], [0.64, 0.74], [0.36, 0.74], [0.66, 0.96],
     [0.34, 0.96],
 ]  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from all tests but those that need one, which `pytest -m gpu` runs.
+
+    Trainings, predictors and stages take a GPU of their own where there is one, and build a TensorRT engine; its sums
+    differ from a CPU's, and from run to run. A fixture could not hide it: a process asks CUDA for its GPUs once, as
+    early as autograd begins, and the answer stays. The variable is in time, and goes to all processes that tests start.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the tests that need a GPU out where none is to be seen."""
+    if in_need := [item for item in items if item.get_closest_marker("gpu")]:
+        import torch
+
+        if not torch.cuda.is_available() or torch.version.cuda is None:
+            for item in in_need:
+                item.add_marker(pytest.mark.skip("needs `pytest -m gpu` and an NVIDIA GPU that PyTorch can use"))
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from posefoundry.export.onnx import artifact_metadata
 from posefoundry.files import read_json
 from posefoundry.inference.backends import info_from_metadata, load_backend
 
-HAS_GPU = torch.cuda.is_available() and torch.version.cuda is not None
-
 
 def test_build_never_is_the_reason():
     assert tensorrt.reason_to_skip(TensorRtExport(build="never")) == "export.tensorrt.build is never"
@@ -201,7 +199,7 @@ def test_a_build_that_fails_says_why_and_writes_nothing(build, tmp_path, fake, m
     assert list((tmp_path / "engine").iterdir()) == []
 
 
-@pytest.mark.skipif(not HAS_GPU, reason="needs an NVIDIA GPU that PyTorch can use")
+@pytest.mark.gpu
 def test_an_engine_is_built_and_equals_pytorch(export_model, tmp_path):
     pytest.importorskip("tensorrt", reason="needs the package tensorrt")
     half = export_model("yolov8n-pose", dtype=torch.float16)

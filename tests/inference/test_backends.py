@@ -125,7 +125,6 @@ def test_impossible_options_are_refused(model, info, options, words):
         TorchBackend(model, info, **options)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the GPU that is asked for")
 def test_a_missing_gpu_is_said(model, info):
     with pytest.raises(PosefoundryError, match="Expected a GPU for device 'cuda', found 0"):
         TorchBackend(model, info, device="cuda")
@@ -232,7 +231,6 @@ def test_junk_never_reaches_tensorrt(tmp_path):
         load_backend(tmp_path / "junk.engine")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_tensorrt_without_a_gpu_says_so(engine):
     with pytest.raises(PosefoundryError, match=r"expected an NVIDIA GPU .* Use the ONNX file"):
         TensorRtBackend(engine)

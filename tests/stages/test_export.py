@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from posefoundry.config import Export, OnnxExport
+from posefoundry.config import Export, OnnxExport, TensorRtExport
 from posefoundry.errors import PosefoundryError, RejectedError
 from posefoundry.export import artifacts as export_artifacts
 from posefoundry.files import read_json, sha256_of_file, write_json_atomic
@@ -15,7 +15,7 @@ from posefoundry.models import ModelInfo, build_model, save_weights
 from posefoundry.skeleton import COCO_PERSON
 from posefoundry.stages import export
 
-SETTINGS = Export(onnx=OnnxExport(parity_images=3))
+SETTINGS = Export(onnx=OnnxExport(parity_images=3), tensorrt=TensorRtExport(build="never"))
 
 
 @pytest.fixture(scope="module")

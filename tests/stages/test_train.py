@@ -110,7 +110,7 @@ def test_a_process_that_stalls_is_named_and_its_run_ends_as_failed(
 ) -> None:
     from mlflow import MlflowClient
 
-    project = training_project(tmp_path / "project", processes=2, epochs=500, stall_timeout_s=5)
+    project = training_project(tmp_path / "project", processes=2, epochs=500, stall_timeout_s=10)
     stage = project.start()
     wait_for(lambda: (project.root / "reports/train/steps.csv").is_file())
     workers = psutil.Process(stage.pid).children(recursive=True)

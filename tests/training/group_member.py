@@ -4,7 +4,8 @@
 
 Leaves a file `<attempt>_<rank>` with what it knows of itself. `fault` befalls the rank, 1 unless told, before the third
 meeting: `sleep`, `freeze`, `kill` (in the first attempt alone), `kill-always`, `explain` (a fault with its message),
-`lose-host` (the agent is killed, and its processes with it), `cut-off` (waits until a file `cut` lies in the folder).
+`lose-host` (the agent is killed, and its processes with it), `cut-off` (waits until a file `cut` lies in the folder),
+`kill-cut-off` (as `kill`; in the second attempt each rank waits for that file when it is about to join the others).
 """
 
 import json
@@ -13,8 +14,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from posefoundry.errors import PosefoundryError
 from posefoundry.processes import die_with_parent
@@ -27,7 +30,7 @@ def suffer(fault: str, attempt: int, folder: Path) -> None:
             time.sleep(600)
         case "freeze":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "kill" if attempt == 0:
+        case "kill" | "kill-cut-off" if attempt == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-always":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -35,10 +38,25 @@ def suffer(fault: str, attempt: int, folder: Path) -> None:
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(600)
         case "cut-off":
-            while not (folder / "cut").exists():
-                time.sleep(0.05)
+            wait_for_cut(folder)
         case "explain":
             raise PosefoundryError("the weights are not there.")
+
+
+def wait_for_cut(folder: Path) -> None:
+    while not (folder / "cut").exists():
+        time.sleep(0.05)
+
+
+def join_when_cut_off(folder: Path) -> None:
+    join = dist.init_process_group
+
+    def join_late(*arguments: Any, **named: Any) -> None:
+        (folder / f"joining-{os.environ['RANK']}").touch()
+        wait_for_cut(folder)
+        join(*arguments, **named)
+
+    dist.init_process_group = join_late
 
 
 def main() -> None:
@@ -46,7 +64,10 @@ def main() -> None:
     folder, fault, timeout_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     victim = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     attempt = len(list(folder.glob(f"*_{victim}")))
-    with join_process_group("cpu") as group:
+    joins_cut_off = fault == "kill-cut-off" and attempt == 1
+    if joins_cut_off:
+        join_when_cut_off(folder)
+    with join_process_group("cpu", timeout_s if joins_cut_off else 60) as group:
         attempts = group.gather([attempt])
         with watched(group, timeout_s):
             for step in range(5):

@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from torch.distributed.elastic.rendezvous.utils import _PeriodicTimer
+
 from posefoundry.config import Train
 from posefoundry.errors import PosefoundryError
 from posefoundry.training import launch
@@ -14,6 +16,15 @@ from posefoundry.training import launch
 launch.JOIN_TIMEOUT_S = int(os.environ.get("TEST_JOIN_TIMEOUT_S", "10"))
 launch.ANSWER_TIMEOUT_S = 4.0
 launch.LAST_WORDS_S = 3.0
+
+if heartbeat_s := os.environ.get("TEST_HEARTBEAT_S"):
+    start = _PeriodicTimer.start
+
+    def start_fast(timer: _PeriodicTimer) -> None:
+        timer._ctx.interval = float(heartbeat_s)
+        start(timer)
+
+    _PeriodicTimer.start = start_fast  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     try:

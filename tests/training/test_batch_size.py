@@ -69,6 +69,26 @@ def test_a_device_too_small_for_any_batch_is_told() -> None:
         largest_that_fits(memory_of(600, []), 600)
 
 
+@pytest.mark.parametrize(
+    "text", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `create`"]
+)
+def test_a_batch_does_not_fit_either_where_a_library_of_cuda_cannot_allocate(text: str) -> None:
+    def peak_bytes(n_images: int) -> int:
+        if n_images > 4:
+            raise RuntimeError(text)
+        return MODEL_BYTES + n_images * IMAGE_BYTES
+
+    assert largest_that_fits(peak_bytes, 1600) == 4
+
+
+def test_what_is_not_of_memory_ends_the_trial() -> None:
+    def peak_bytes(n_images: int) -> int:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        largest_that_fits(peak_bytes, 10_000)
+
+
 def test_found_numbers_are_multiples_of_8_where_they_can_be() -> None:
     assert [rounded(n) for n in (1, 5, 8, 15, 70)] == [1, 5, 8, 8, 64]
 
@@ -174,14 +194,35 @@ def test_anything_else_is_refused(given: object) -> None:
         Train(batch_size=given)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_what_is_found_on_a_gpu_trains(people: Path, settings: Train) -> None:
-    gpu = ProcessGroup(rank=0, n_processes=1, device=torch.device("cuda", 0))
-    auto = settings.model_copy(update={"batch_size": AUTO_BATCH, "device": "cuda"})
-    found = with_batch_that_fits(auto, gpu, people / "yolo" / "dataset.yaml").batch_size
-    assert found >= 1
-    spec = read_dataset_yaml(people / "yolo" / "dataset.yaml")
-    assert train_on_noise(found, settings, spec, gpu.device).step == 2
+@pytest.fixture
+def small_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """A GPU of which this process may have 2 GiB, beside which the model of `settings` is small."""
+    device, may_have = torch.device("cuda", 0), 2 * 2**30
+    torch.cuda.set_per_process_memory_fraction(may_have / torch.cuda.get_device_properties(device).total_memory, device)
+    trials.forget_what_was_tried(device)
+    # The driver, which is asked otherwise, knows nothing of that bound.
+    free_bytes = may_have - torch.cuda.memory_reserved(device)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_bytes, may_have))
+    yield device
+    trials.forget_what_was_tried(device)
+    torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+@pytest.mark.gpu
+def test_what_is_found_on_a_gpu_trains_and_fills_it(
+    people: Path, settings: Train, small_gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image takes some 50 MiB, so that the largest of the batches tried is too large already."""
+    monkeypatch.setattr(batch_size, "image_files", lambda folder: [folder] * 10**6)  # however many fit, they are few
+    auto = settings.model_copy(update={"batch_size": AUTO_BATCH, "image_size_px": 320})
+    dataset, gpu = people / "yolo" / "dataset.yaml", ProcessGroup(rank=0, n_processes=1, device=small_gpu)
+    found = with_batch_that_fits(auto, gpu, dataset).batch_size
+    assert found >= 8
+    assert train_on_noise(found, auto, read_dataset_yaml(dataset), small_gpu).step == 2
+    trials.forget_what_was_tried(small_gpu)
+    # What is found takes 70 % of the memory or, rounded down to 8 from 15 at worst, 37 %.
+    with pytest.raises(torch.OutOfMemoryError):
+        train_on_noise(4 * found, auto, read_dataset_yaml(dataset), small_gpu)
 
 
 def test_a_training_goes_on_with_the_batch_that_was_found_first(tmp_path: Path) -> None:

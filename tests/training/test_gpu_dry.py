@@ -49,7 +49,7 @@ def test_a_step_waits_for_nothing_but_how_many_anchors_learn(told: dict[str, Any
     assert sum(waits.values()) <= times
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("job", JOBS)
 def test_a_real_gpu_agrees(job: str) -> None:
     """Two steps on noise are good ones, in the precision that the GPU has."""

@@ -19,8 +19,9 @@ from posefoundry.training import loader as loader_module
 from posefoundry.training.batch import Batch
 from posefoundry.training.data import TrainingImages
 from posefoundry.training.loader import batches, n_loader_workers, training_loader
+from posefoundry.values import AUTO_WORKERS
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def two_epochs(people: Path, settings: Train) -> tuple[list[Batch], TrainingImages, list[int]]:
@@ -58,7 +59,7 @@ def test_workers_change_nothing(people: Path, settings: Train) -> None:
 def test_batches_for_a_gpu_alone_are_pinned(people: Path, settings: Train, loader_workers: int) -> None:
     settings = settings.model_copy(update={"loader_workers": loader_workers})
     images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
-    assert training_loader(images, settings, 0, torch.device("cuda", 0)).pin_memory
+    assert training_loader(images, settings, 0, CUDA).pin_memory
     assert not training_loader(images, settings, 0, CPU).pin_memory
 
 
@@ -143,14 +144,67 @@ def test_too_little_shared_memory_is_told(people: Path, settings: Train, monkeyp
         (1, 1, 2**40, 0),
         (1, 2, 2**40, 0),
         (16, 1, 2 * 4 * 8 * 3 * 64**2, 2),
+        (16, 4, 4 * 2 * 4 * 8 * 3 * 64**2 - 1, 1),
     ],
 )
 def test_workers_are_what_a_gpus_process_leaves_free(
-    cores: int, processes: int, free_bytes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    cores: int,
+    processes: int,
+    free_bytes: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free_bytes}))
     settings = Train(loader_workers="auto", batch_size=8 * processes, processes=processes, image_size_px=64)
-    assert n_loader_workers(settings, torch.device("cuda")) == expected
-    assert n_loader_workers(settings, CPU) == 0
-    assert n_loader_workers(settings.model_copy(update={"loader_workers": 5}), CPU) == 5
+    assert n_loader_workers(settings, CUDA, 1) == expected
+    assert n_loader_workers(settings, CPU, 0) == 0
+    assert n_loader_workers(settings.model_copy(update={"loader_workers": 5}), CUDA, 0) == 5
+    assert capsys.readouterr().err == ""
+    n_loader_workers(settings, CUDA, 0)
+    assert bool(capsys.readouterr().err) == (free_bytes < 2**40), "said where the room is what bounds the number"
+
+
+def test_that_shared_memory_has_room_for_few_workers_is_said(
+    people: Path, settings: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loader_module, "usable_cores", lambda: 16)
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**26}))
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    settings = settings.model_copy(update={"loader_workers": AUTO_WORKERS, "batch_size": 32, "image_size_px": 640})
+    assert training_loader(images, settings, 0, CUDA).num_workers == 0
+    assert capsys.readouterr().err == (
+        "/dev/shm: expected 1125 MiB free for the batches that 15 workers a process hold ready, got 64: "
+        "train.loader_workers auto takes 0 instead of 15. Give the container more (docker run --shm-size).\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "n_workers", "expected"),
+    [
+        pytest.param(8, 1, 2, 4, id="small batches"),
+        pytest.param(256, 1, 2, 2, id="some 1,024 images"),
+        pytest.param(600, 1, 2, 1, id="a batch a worker where that is more"),
+        pytest.param(512, 4, 2, 4, id="each process has its share of the batch"),
+    ],
+)
+def test_large_batches_are_prepared_less_far_ahead(
+    people: Path,
+    settings: Train,
+    batch_size: int,
+    processes: int,
+    n_workers: int,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings.model_copy(
+        update={"batch_size": batch_size, "processes": processes, "loader_workers": n_workers}
+    )
+    images = TrainingImages(read_dataset_yaml(people / "yolo" / "dataset.yaml"), settings)
+    room = type("Usage", (), {"free": n_workers * expected * batch_size * 3 * 64**2})
+    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _: room)
+    assert training_loader(images, settings, 0, CPU).prefetch_factor == expected
+    room.free -= 1
+    with pytest.raises(PosefoundryError, match="MiB free for the batches"):
+        training_loader(images, settings, 0, CPU)

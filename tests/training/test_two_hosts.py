@@ -112,7 +112,10 @@ def test_a_stall_on_one_host_ends_both(hosts: tuple[str, str], tmp_path: Path, f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_host_is_named(hosts: tuple[str, str], tmp_path: Path, rank: int) -> None:
+def test_a_lost_host_is_named(
+    hosts: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setenv("TEST_HEARTBEAT_S", "0.0005")  # so often that one is under way when the agent ends
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
     command = [str(HERE / "group_member.py"), str(tmp_path), "lose-host", "60", str(rank)]
     results = end(*(launch(command, settings, tmp_path / host, host) for host in hosts))
@@ -150,6 +153,34 @@ def test_a_link_that_goes_down_ends_both(hosts: tuple[str, str], tmp_path: Path)
     assert "Training stalled: " in results[0][1]
     assert f"the host of the rendezvous, {ADDRESSES[1]}:{PORT}, was lost after the training began" in results[0][1]
     assert "Training stalled: " in results[1][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["meeting", "joining"])
+def test_a_link_that_goes_down_while_a_lost_process_is_replaced_ends_both(
+    hosts: tuple[str, str], tmp_path: Path, moment: str
+) -> None:
+    """The agents are just meeting again, or the new processes are about to join each other."""
+    settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
+    command = [str(HERE / "group_member.py"), str(tmp_path), "kill-cut-off", "5", "1"]
+    both = [launch(command, settings, tmp_path / host, host) for host in hosts]
+    wait_for(tmp_path / "0_1")
+    if moment == "meeting":
+        time.sleep(0.6)
+    else:
+        for rank in (0, 1):
+            wait_for(tmp_path / f"joining-{rank}")
+    ip("-n", hosts[0], "link", "set", "pfa", "down")
+    (tmp_path / "cut").touch()
+    results = end(*both)
+    assert [status for status, _ in results] == [2, 2], results
+    lost = f"the host of the rendezvous, {ADDRESSES[1]}:{PORT}, was lost after the training began"
+    assert f"{lost}: it has not answered for 4 s" in results[0][1]
+    # By which sentence the other one is named depends on how far the agents have come.
+    assert ADDRESSES[0] in results[1][1]
+    if moment == "joining":
+        assert f"the processes' common store, on {ADDRESSES[0]}, has not answered for 5 s" in results[1][1]
+    assert not any("Traceback" in told for _, told in results)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def learn(spec: DatasetSpec, settings: Train, group: ProcessGroup) -> dict[str, 
 def main() -> None:
     dataset, given, out = (Path(argument) for argument in sys.argv[1:])
     jobs = {name: Train.model_validate(settings) for name, settings in json.loads(given.read_text()).items()}
-    with join_process_group("cpu") as group:
+    with join_process_group("cpu", 60) as group:
         spec = read_dataset_yaml(dataset)
         learnt = {name: learn(spec, settings, group) for name, settings in jobs.items()}
         if group.is_main:

@@ -23,7 +23,7 @@ def main() -> None:
     die_with_parent()
     dataset_yaml, val_annotations, folder = (Path(argument) for argument in sys.argv[1:4])
     settings = Train.model_validate_json((folder / "settings.json").read_text())
-    with join_process_group("cpu") as group:
+    with join_process_group("cpu", 60) as group:
         killed = folder / f"killed_{group.rank}"
         steps = itertools.count()
 

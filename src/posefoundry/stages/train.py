@@ -65,7 +65,7 @@ def _train(
     with ExitStack() as stack:
         should_stop = stack.enter_context(stop_on_signals())
         stop_with_dvc()
-        group = stack.enter_context(join_process_group(settings.device))
+        group = stack.enter_context(join_process_group(settings.device, settings.stall_timeout_s))
         log = FileLog(report)
         observers: list[Observer] = []  # in the main process, once the training is about to begin
         folder = CheckpointFolder(checkpoints, settings.keep_checkpoints)

@@ -11,6 +11,7 @@ from posefoundry.errors import PosefoundryError
 from posefoundry.machine import free_memory_bytes
 from posefoundry.training.checkpoint import CheckpointFolder
 from posefoundry.training.distributed import ProcessGroup
+from posefoundry.training.faults import is_of_memory
 from posefoundry.training.trial import forget_what_was_tried, peak_bytes_on_cpu, peak_bytes_on_gpu
 from posefoundry.values import AUTO_BATCH
 
@@ -112,8 +113,8 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: 
     """Returns how many images fit, by the straight line through the two largest batches that were tried.
 
     Args:
-        peak_bytes: Trains on so many images and returns the most memory that took; raises
-            `torch.OutOfMemoryError` where that is more than there is.
+        peak_bytes: Trains on so many images and returns the most memory that took; raises `torch.OutOfMemoryError`,
+            or what else `is_of_memory`, where that is more than there is.
         free_bytes: What there is, of which `SHARE_OF_FREE_MEMORY` is to be used.
         tried: Ever larger batches.
 
@@ -127,8 +128,9 @@ def largest_that_fits(peak_bytes: Callable[[int], int], free_bytes: int, tried: 
             peaks[n_images] = peak_bytes(n_images)
             if peaks[n_images] > limit:
                 break
-    except torch.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not is_of_memory(error):
+            raise
     if len(peaks) < 2:
         raise PosefoundryError(
             f"train.batch_size auto: expected memory for {tried[1]} images, got {free_bytes / 2**30:.1f} GiB, which is "

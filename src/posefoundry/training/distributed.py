@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +23,7 @@ from posefoundry.training.stall import Progress, watch_for_stalls
 # What `training.launch` tells its workers: a name of the attempt, and whose torchrun rank becomes 0.
 ATTEMPT = "POSEFOUNDRY_ATTEMPT"
 FIRST_RANK = "POSEFOUNDRY_FIRST_RANK"
-# The stall watch ends a job sooner, and says whose fault it is; this is the net below it.
+# The stall watch ends a job sooner, and says whose fault it is; these are the net below it.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 STORE_TIMEOUT = timedelta(minutes=5)
 STALL_STORE_TIMEOUT = timedelta(seconds=10)
@@ -117,13 +118,8 @@ class ProcessGroup:
             self.close()
             if isinstance(error, StoppedError) and not self.is_main:
                 sys.exit(error.exit_status)  # the main process tells it
-        elif self.n_processes > 1 and issubclass(kind, RuntimeError):
-            time.sleep(HEAR_PEERS_S)
-            if _is_of_connection(error):  # the fault is another process's
-                # Gloo begins with a place in its code and ends with advice.
-                reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).splitlines()[0].partition(". ")[0]
-                print(f"train: rank {self.rank} has lost the connection to another process: {reason}.", file=sys.stderr)
-                sys.exit(LOST_PEER_STATUS)
+        elif self.n_processes > 1 and isinstance(error, RuntimeError):
+            _end_where_a_peer_is_lost(self.rank, error)
 
 
 def require_gpu() -> None:
@@ -139,17 +135,25 @@ def require_gpu() -> None:
         )
 
 
-def _is_of_connection(error: BaseException | None) -> bool:
-    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+def _end_where_a_peer_is_lost(rank: int, error: RuntimeError) -> None:
+    """Ends this process in a line if the fault is another process's."""
+    time.sleep(HEAR_PEERS_S)
+    if isinstance(error, dist.DistError) or "gloo/transport" in str(error):
+        # Gloo begins with a place in its code and ends with advice.
+        reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).splitlines()[0].partition(". ")[0].rstrip(".")
+        print(f"train: rank {rank} has lost the connection to another process: {reason}.", file=sys.stderr)
+        sys.exit(LOST_PEER_STATUS)
 
 
-def join_process_group(device: str) -> ProcessGroup:
+def join_process_group(device: str, stall_timeout_s: float) -> ProcessGroup:
     """Joins the peers that the environment variables of torchrun name, by NCCL on GPUs and gloo on CPUs.
 
-    Started by `training.launch`, the ranks are turned so that 0 is on the host that the rendezvous names.
+    Started by `training.launch`, the ranks are turned so that 0 is on the host that the rendezvous names, and the job
+    ends with a fault where they do not all come.
 
     Args:
         device: auto, cpu or cuda; auto takes a GPU when there is one.
+        stall_timeout_s: The others are waited for so long.
     """
     n_processes, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -167,18 +171,35 @@ def join_process_group(device: str) -> ProcessGroup:
     # NCCL connects at the first call, which the stall watch sees; a `device_id` here would let it wait unseen.
     backend = "nccl" if use_gpu else "gloo"
     rank = (int(os.environ["RANK"]) - int(os.environ.get(FIRST_RANK, "0"))) % n_processes
-    if ATTEMPT in os.environ:
-        # The agent's store outlives an attempt: what the one before has written there must not be read again.
-        store = PrefixStore(os.environ[ATTEMPT], open_store(STORE_TIMEOUT))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=n_processes, timeout=COLLECTIVE_TIMEOUT)
-    else:
+    group = ProcessGroup(rank, n_processes, own_device, local_rank)
+    if ATTEMPT not in os.environ:
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-    return ProcessGroup(rank, n_processes, own_device, local_rank)
+        return group
+    try:
+        with watched(group, stall_timeout_s, part="joining"):
+            # The agent's store outlives an attempt: what the one before has written there must not be read again.
+            base = open_store(STORE_TIMEOUT)
+            base.set_timeout(COLLECTIVE_TIMEOUT)  # NCCL waits in it at the first call, however long the others prepare
+            store = PrefixStore(os.environ[ATTEMPT], base)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=n_processes, timeout=COLLECTIVE_TIMEOUT)
+    except RuntimeError as error:
+        _end_where_a_peer_is_lost(rank, error)
+        raise
+    return group
 
 
 def open_store(timeout: timedelta) -> Store:
-    """Opens a connection of its own to the store that all processes of this training share."""
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    """Opens a connection of its own to the store that all processes of this training share.
+
+    Raises:
+        torch.distributed.DistNetworkError: Its host does not answer.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:  # where torch itself gets no answer, it writes pages of its own stack
+        socket.create_connection((host, port), timeout.total_seconds()).close()
+    except OSError as error:
+        raise dist.DistNetworkError(f"their common store at {host}:{port} does not answer: {error}") from None
+    return TCPStore(host, port, is_master=False, timeout=timeout)
 
 
 def synchronise_batchnorm(model: ModuleT, group: ProcessGroup) -> ModuleT:
@@ -197,12 +218,22 @@ def synchronise_batchnorm(model: ModuleT, group: ProcessGroup) -> ModuleT:
 
 @contextmanager
 def watched(
-    group: ProcessGroup, stall_timeout_s: float, last_words: Callable[[str], None] | None = None
+    group: ProcessGroup,
+    stall_timeout_s: float,
+    last_words: Callable[[str], None] | None = None,
+    part: str = "training",
 ) -> Iterator[None]:
-    """Ends the job with a fault that names the process at fault where one of several stalls; see `training.stall`."""
+    """Ends the job with a fault that names the process at fault where one of several stalls; see `training.stall`.
+
+    Args:
+        group: This process among its peers.
+        stall_timeout_s: A process that does not move for so long has stalled.
+        last_words: Called with the verdict before the end.
+        part: Of the job; who has ended one part well is not yet in the next.
+    """
     if group.n_processes == 1:
         yield
         return
-    store = PrefixStore(f"stall/{os.environ.get(ATTEMPT, '')}", open_store(STALL_STORE_TIMEOUT))
+    store = PrefixStore(f"stall/{part}/{os.environ.get(ATTEMPT, '')}", open_store(STALL_STORE_TIMEOUT))
     with watch_for_stalls(store, group.progress, group.rank, group.n_processes, stall_timeout_s, last_words):
         yield

@@ -25,7 +25,7 @@ def told_plainly(device: torch.device, n_images: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _is_of_memory(error):
+        if is_of_memory(error):
             raise PosefoundryError(_of_memory(error, device, n_images)) from None
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             raise PosefoundryError(
@@ -35,7 +35,8 @@ def told_plainly(device: torch.device, n_images: int) -> Iterator[None]:
         raise
 
 
-def _is_of_memory(error: RuntimeError) -> bool:
+def is_of_memory(error: RuntimeError) -> bool:
+    """Returns whether a device has too little memory, also where one of CUDA's libraries found that out."""
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in SIGNS_OF_TOO_LITTLE_MEMORY)
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from torch._C._distributed_c10d import Store
 from torch.distributed import DistError
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import RunResult, Worker, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
@@ -49,6 +49,8 @@ ANSWER_TIMEOUT_S = 60.0
 # Seconds that workers get to say what they know when another host has ended the training; the stall watch's last words
 # take ten at most.
 LAST_WORDS_S = 15.0
+# Seconds for an answer that only the end waits for.
+LAST_HEARTBEAT_S = 5.0
 # In the store of an attempt: the host that has ended the training for good.
 ENDED_BY = "ended by"
 MONITOR_INTERVAL_S = 0.1
@@ -139,6 +141,10 @@ class _Agent(LocalElasticAgent):
             return self._asks(lambda store: [host for rank, host in numbered if not store.check([f"back/{rank}"])])
         return []
 
+    def others(self) -> str:
+        """Names the hosts of the last attempt without this one."""
+        return " or ".join(host for host in self.hosts if host != self.name) or "another host"
+
     def _asks(self, question: Callable[[Store], T]) -> T:
         """Returns what the store of the processes answers.
 
@@ -153,7 +159,19 @@ class _Agent(LocalElasticAgent):
         except DistError as error:
             raise RendezvousConnectionError(str(error)) from error
 
+    def _assign_worker_ranks(self, *group: Any) -> list[Worker]:
+        return _answer(partial(super()._assign_worker_ranks, *group), ANSWER_TIMEOUT_S)
+
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        _answer(partial(self._agree, worker_group), ANSWER_TIMEOUT_S)
+        return super()._start_workers(worker_group)
+
+    def _agree(self, worker_group: WorkerGroup) -> None:
+        """Exchanges with the other hosts what their processes have to know.
+
+        Raises:
+            PosefoundryError: They are to train differently.
+        """
         store, own_rank = worker_group.store, worker_group.group_rank
         assert store is not None and own_rank is not None
         store.set(f"host/{own_rank}", self.name)
@@ -171,11 +189,12 @@ class _Agent(LocalElasticAgent):
         os.environ[ATTEMPT] = store.get("attempt").decode()
         os.environ[FIRST_RANK] = store.get("first_rank").decode()
         self.hosts = [store.get(f"host/{rank}").decode() for rank in ranks]
-        return super()._start_workers(worker_group)
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         with suppress(RendezvousConnectionError):  # where the store is gone, the rendezvous says so
             self._asks(lambda store: store.set(f"back/{worker_group.group_rank}", ""))
+        # Those left wait for the lost one: they have nothing to save, and on a GPU they would not hear of SIGTERM.
+        self._signal_all(signal.SIGKILL)
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -283,6 +302,9 @@ def _agent(command: Sequence[str], settings: Train, meeting: Meeting) -> _Agent:
     for name in ("is_closed", "num_nodes_waiting", "shutdown"):
         setattr(handler, name, partial(_answer, getattr(handler, name), ANSWER_TIMEOUT_S))
     next_rendezvous = handler.next_rendezvous
+    # Hosts may wait long for each other, but not for an answer of the one where they meet.
+    holder = handler._state_holder  # type: ignore[attr-defined]
+    holder.sync = partial(_answer, holder.sync, ANSWER_TIMEOUT_S)
 
     def meet() -> RendezvousInfo:
         # Torch keeps from the first meeting where the processes' store is. It may have gone with its host.
@@ -318,9 +340,13 @@ def _run(agent: _Agent) -> RunResult:
         leave_open = True  # there is nothing left to close
         raise RendezvousConnectionError(str(error.__cause__ or error)) from None
     finally:
-        if not leave_open:
-            with suppress(RendezvousError):
-                agent.get_worker_group().spec.rdzv_handler.shutdown()
+        handler = agent.get_worker_group().spec.rdzv_handler
+        with suppress(RendezvousError):
+            if leave_open:
+                # Torch's thread that tells the others of this host would come back while Python ends, and abort it.
+                _answer(handler._stop_heartbeats, LAST_HEARTBEAT_S)  # type: ignore[attr-defined]
+            else:
+                handler.shutdown()
 
 
 def _not_met(settings: Train, meeting: Meeting, error: RendezvousError) -> str:
@@ -331,11 +357,13 @@ def _not_met(settings: Train, meeting: Meeting, error: RendezvousError) -> str:
 
 
 def _gone(agent: _Agent, error: RendezvousError) -> str:
-    """Says which host was lost: the one of the rendezvous, or those that do not come back to it."""
-    if isinstance(error, RendezvousConnectionError):
-        who, how = f"the host of the rendezvous, {agent.meeting.endpoint},", _reason(error)
+    """Says which host was lost: the one of the rendezvous, or those that do not come back or do not speak there."""
+    if not isinstance(error, RendezvousConnectionError):
+        who, how = ", ".join(agent.missing()) or agent.others(), f"it did not come back within {JOIN_TIMEOUT_S} s"
+    elif agent.meeting.is_here:
+        who, how = agent.others(), _reason(error)
     else:
-        who, how = ", ".join(agent.missing()) or "another host", f"it did not come back within {JOIN_TIMEOUT_S} s"
+        who, how = f"the host of the rendezvous, {agent.meeting.endpoint},", _reason(error)
     return (
         f"the connection to {who} was lost after the training began: {how}. See what became of that host, and start "
         "all hosts again: the training goes on from the last checkpoint."
@@ -353,7 +381,8 @@ def _lost(result: RunResult) -> dict[int, int]:
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if PosefoundryError.exit_status in codes.values():
         return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
-    consequences = (-signal.SIGTERM, LOST_PEER_STATUS)
+    # By SIGABRT NCCL's watchdog ends a process whose peer is lost.
+    consequences = (-signal.SIGTERM, -signal.SIGABRT, LOST_PEER_STATUS)
     return {rank: code for rank, code in codes.items() if code not in consequences} or codes
 
 

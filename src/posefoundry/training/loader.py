@@ -29,7 +29,10 @@ from posefoundry.training.batch import Batch, collate
 from posefoundry.training.data import ShuffledBatches, TrainingImages, batch_sides_px
 from posefoundry.values import AUTO_WORKERS
 
-BATCHES_AHEAD = 4  # a worker
+BATCHES_AHEAD = 4  # a worker, at most
+# Of all workers of a process, or a batch each where that is more: at 640 px 1.2 GiB of /dev/shm and, for a GPU, as much
+# page-locked memory. 16 workers with 4 batches each would take tens of GiB of both where batches are large.
+IMAGES_AHEAD = 1024
 MOST_AUTO_WORKERS = 16  # each prepares some 160 images of 640 px a second and takes a quarter GiB
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -56,7 +59,7 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     """
     sides_px = batch_sides_px(settings)
     sampler = ShuffledBatches(len(images), settings.batch_size, settings.seed, rank, settings.total_processes, sides_px)
-    n_workers = n_loader_workers(settings, device)
+    n_workers = n_loader_workers(settings, device, rank)
     common: dict[str, Any] = {
         "batch_sampler": sampler,
         "collate_fn": collate,
@@ -67,30 +70,39 @@ def training_loader(images: TrainingImages, settings: Train, rank: int, device: 
     if n_workers == 0:
         cv2.setNumThreads(torch.get_num_threads())  # this process's share of the cores
         return DataLoader(images, **common)  # type: ignore[arg-type]
-    _check_shared_memory(settings, n_workers, max(sides_px))
+    _check_shared_memory(settings, n_workers)
     return DataLoader(
         images,  # type: ignore[arg-type]
         **common,
         num_workers=n_workers,
         persistent_workers=True,
-        prefetch_factor=BATCHES_AHEAD,
+        prefetch_factor=_batches_ahead(settings, n_workers),
         multiprocessing_context=WorkerContext(),
         worker_init_fn=_Begin(os.getpid()),
     )
 
 
-def n_loader_workers(settings: Train, device: torch.device) -> int:
+def n_loader_workers(settings: Train, device: torch.device, rank: int) -> int:
     """Returns how many workers one process has; `auto` gives a GPU those cores that its process leaves free.
 
-    On a CPU they would take the model's cores. Where /dev/shm has too little room for so many, `auto` takes fewer.
+    On a CPU they would take the model's cores. Where /dev/shm has too little room for so many, `auto` takes fewer, and
+    rank 0 says so.
     """
     if settings.loader_workers != AUTO_WORKERS:
         return settings.loader_workers
     if device.type != "cuda":
         return 0
-    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
-    n_that_fit = free // _bytes_held(settings, 1, max(batch_sides_px(settings)))
-    return int(max(0, min(MOST_AUTO_WORKERS, usable_cores() // settings.processes - 1, n_that_fit)))
+    free = _free_shared_memory_bytes()
+    wanted = max(0, min(MOST_AUTO_WORKERS, usable_cores() // settings.processes - 1))
+    n_workers = next((n for n in range(wanted, 0, -1) if _bytes_held(settings, n) <= free), 0)
+    if n_workers < wanted and rank == 0:
+        print(
+            f"{SHARED_MEMORY}: expected {_bytes_held(settings, wanted) / 2**20:.0f} MiB free for the batches that "
+            f"{wanted} workers a process hold ready, got {free / 2**20:.0f}: train.loader_workers auto takes "
+            f"{n_workers} instead of {wanted}. Give the container more (docker run --shm-size).",
+            file=sys.stderr,
+        )
+    return n_workers
 
 
 def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -105,10 +117,24 @@ def batches(loader: DataLoader[Batch]) -> Iterator[Batch]:
         raise PosefoundryError(str(error).rpartition("PosefoundryError: ")[2].strip()) from None
 
 
-def _bytes_held(settings: Train, n_workers: int, side_px: int) -> int:
+def _batches_ahead(settings: Train, n_workers: int) -> int:
+    """Returns how many batches each of a process's workers prepares ahead: at least one, and fewer of large ones."""
+    return max(1, min(BATCHES_AHEAD, IMAGES_AHEAD // (n_workers * _share(settings))))
+
+
+def _share(settings: Train) -> int:
+    """Returns how many images of a batch are one process's."""
+    return -(-settings.batch_size // settings.total_processes)
+
+
+def _bytes_held(settings: Train, n_workers: int) -> int:
     """Returns what all processes of this host hold ready in /dev/shm with so many workers each."""
-    share = -(-settings.batch_size // settings.total_processes)
-    return settings.processes * n_workers * BATCHES_AHEAD * share * 3 * side_px**2
+    n_images = n_workers * _batches_ahead(settings, n_workers) * _share(settings)
+    return settings.processes * n_images * 3 * max(batch_sides_px(settings)) ** 2
+
+
+def _free_shared_memory_bytes() -> float:
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
 
 
 class _Begin:
@@ -127,12 +153,9 @@ class _Begin:
         cv2.setNumThreads(1)
 
 
-def _check_shared_memory(settings: Train, n_workers: int, side_px: int) -> None:
+def _check_shared_memory(settings: Train, n_workers: int) -> None:
     """A full /dev/shm kills a worker by SIGBUS, which tells nobody anything; containers have 64 MB by default."""
-    if not SHARED_MEMORY.is_dir():
-        return
-    held = _bytes_held(settings, n_workers, side_px)
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    held, free = _bytes_held(settings, n_workers), _free_shared_memory_bytes()
     if held > free:
         raise PosefoundryError(
             f"{SHARED_MEMORY}: expected {held / 2**20:.0f} MiB free for the batches that train.loader_workers hold "

@@ -117,7 +117,7 @@ class Plan:
         data = {"dataset_yaml": self.dataset_yaml, "val_annotations": self.val_annotations}
         with ExitStack() as stack:
             should_stop = stack.enter_context(stop_on_signals()) if _hears_signals() else lambda: False
-            group = stack.enter_context(join_process_group(settings.device))
+            group = stack.enter_context(join_process_group(settings.device, settings.stall_timeout_s))
             observers: list[Observer] = [FileLog(self.folder)]
             if self.verbose and group.is_main:
                 observers.append(stack.enter_context(training_progress()))

@@ -128,7 +128,8 @@ class StallWatch:
         except (RuntimeError, TimeoutError) as error:  # the store of c10d has no narrower one
             if isinstance(error, TimeoutError) or self.clock() - self.heard_at > self.timeout_s:
                 why = str(error) or "look at the network between the hosts"
-                return f"the processes' common store has not answered for {self.timeout_s:g} s: {why}"
+                where = os.environ.get("MASTER_ADDR", "this host")
+                return f"the processes' common store, on {where}, has not answered for {self.timeout_s:g} s: {why}"
             return None
         return self._verdict()
 

@@ -28,7 +28,7 @@ def peak_bytes_on_gpu(n_images: int, settings: Train, spec: DatasetSpec, device:
     """Returns the most GPU memory that training on a batch takes, the model, its average and the optimiser included.
 
     Raises:
-        torch.OutOfMemoryError: It is more than there is.
+        RuntimeError: It is more than there is (`is_of_memory`), or the training fails otherwise.
     """
     forget_what_was_tried(device)
     before = torch.cuda.memory_reserved(device)
