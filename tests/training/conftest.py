@@ -104,6 +104,9 @@ class OneOfPair(ProcessGroup):
             return local
         return [*local, *self.post.pop("list")]
 
+    def gather_in_main(self, local: list[Any]) -> list[Any]:
+        return self.gather(local)
+
     def from_main(self, value: Any) -> Any:
         if self.is_main:
             self.post["value"] = value

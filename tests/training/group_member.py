@@ -79,6 +79,7 @@ def main() -> None:
         facts = {
             "rank": group.rank,
             "sum": float(total),
+            "gathered": group.gather_in_main([group.rank, group.rank + 10]),
             "threads": torch.get_num_threads(),
         }
         (folder / f"{max(attempts)}_{group.rank}").write_text(json.dumps(facts))

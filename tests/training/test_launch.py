@@ -50,6 +50,7 @@ def test_a_killed_process_is_replaced_and_all_begin_again(tmp_path: Path) -> Non
     assert not (tmp_path / "0_0").exists()
     first, second = facts(tmp_path, 1, 0), facts(tmp_path, 1, 1)
     assert (first["sum"], second["sum"]) == (3, 3)
+    assert (first["gathered"], second["gathered"]) == ([0, 10, 1, 11], [])
     assert first["threads"] == second["threads"] == threads_a_process(2)
 
 
