@@ -9,6 +9,7 @@ to compute on photographs and may find a person more or less. All ways run in tu
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,6 @@ from posefoundry.models import ModelInfo, PoseModel, build_model, load_model
 from posefoundry.skeleton import COCO_PERSON
 
 BATCH_SIZES = (1, 8)
-STAGES = ("preprocess", "inference", "postprocess")
 CONFIDENCE, NMS_IOU = 0.25, 0.7
 
 
@@ -79,59 +79,51 @@ def drawn_images(folder: Path, imgsz: int) -> list[Path]:
     return files
 
 
-def predict(files: list[Path], predictor: Predictor, batch_size: int) -> tuple[int, dict[str, float]]:
-    """Returns the number of persons and the seconds of each stage."""
-    results = predictor.predict(files, batch_size=batch_size)
-    return sum(map(len, results)), {stage: sum(r.speed_ms[stage] for r in results) / 1000 for stage in STAGES}
+def predict(files: list[Path], predictor: Predictor, batch_size: int) -> int:
+    """Returns the number of persons."""
+    return sum(map(len, predictor.predict(files, batch_size=batch_size)))
 
 
-def plain_script(files: list[Path], session: onnxruntime.InferenceSession, imgsz: int) -> tuple[int, dict[str, float]]:
+def plain_script(files: list[Path], session: onnxruntime.InferenceSession, imgsz: int) -> int:
     """The same task in the fewest lines; returns as `predict` does."""
-    persons, seconds = 0, dict.fromkeys(STAGES, 0.0)
+    persons = 0
     for path in files:
         image = cv2.imread(str(path))
-        start = time.perf_counter()
         height, width = image.shape[:2]
         scale = imgsz / max(height, width)
         resized = cv2.resize(image, (round(width * scale), round(height * scale)))
         canvas = np.full((imgsz, imgsz, 3), 114, np.uint8)
         canvas[: resized.shape[0], : resized.shape[1]] = resized
         batch = np.ascontiguousarray(canvas[..., ::-1].transpose(2, 0, 1)[None], np.float32) / 255
-        ready = time.perf_counter()
         rows = session.run(None, {"images": batch})[0][0].T
-        inferred = time.perf_counter()
         rows = rows[rows[:, 4] > CONFIDENCE]
         boxes = np.concatenate((rows[:, :2] - rows[:, 2:4] / 2, rows[:, 2:4]), axis=1)
         kept = cv2.dnn.NMSBoxes(boxes.tolist(), rows[:, 4].tolist(), CONFIDENCE, NMS_IOU)
         keypoints = [rows[i, 5:].reshape(-1, 3) / (scale, scale, 1) for i in kept]
         persons += len(keypoints)
-        for stage, elapsed in zip(STAGES, np.diff((start, ready, inferred, time.perf_counter())), strict=True):
-            seconds[stage] += elapsed
-    return persons, seconds
+    return persons
 
 
-def best_rounds(ways: dict, rounds: int) -> dict[str, tuple[float, int, dict[str, float]]]:
-    """Returns of each way's fastest round: wall-clock seconds, persons, seconds of each stage."""
-    best: dict[str, tuple[float, int, dict[str, float]]] = {}
+def best_rounds(ways: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, int]]:
+    """Returns of each way's fastest round: wall-clock seconds and persons."""
+    best: dict[str, tuple[float, int]] = {}
     for round_number in range(rounds + 1):  # the first warms up
         for name, way in ways.items():
             start = time.perf_counter()
-            outcome = way()
+            persons = way()
             elapsed = time.perf_counter() - start
             if round_number and (name not in best or elapsed < best[name][0]):
-                best[name] = (elapsed, *outcome)
+                best[name] = (elapsed, persons)
     return best
 
 
-def show(best: dict[str, tuple[float, int, dict[str, float]]], *, title: str, n_images: int) -> None:
+def show(best: dict[str, tuple[float, int]], *, title: str, n_images: int) -> None:
     table = Table(title=title)
-    for column in ("way, batch", "images/s", "x plain", "read", *STAGES, "persons"):
+    for column in ("way, batch", "images/s", "x plain", "persons"):
         table.add_column(column, no_wrap=True, justify="left" if column == "way, batch" else "right")
     plain_seconds = next(iter(best.values()))[0]
-    for name, (seconds, persons, stages) in best.items():
-        shares = [(seconds - sum(stages.values())) / seconds, *(stages[stage] / seconds for stage in STAGES)]
-        speeds = f"{n_images / seconds:.1f}", f"{plain_seconds / seconds:.2f}"
-        table.add_row(name, *speeds, *(f"{share:.0%}" for share in shares), str(persons))
+    for name, (seconds, persons) in best.items():
+        table.add_row(name, f"{n_images / seconds:.1f}", f"{plain_seconds / seconds:.2f}", str(persons))
     print_table(table)
 
 

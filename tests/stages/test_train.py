@@ -110,9 +110,10 @@ def test_a_process_that_stalls_is_named_and_its_run_ends_as_failed(
 ) -> None:
     from mlflow import MlflowClient
 
-    project = training_project(tmp_path / "project", processes=2, epochs=500, stall_timeout_s=10)
+    project = training_project(tmp_path / "project", processes=2, epochs=500, stall_timeout_s=20)
     stage = project.start()
-    wait_for(lambda: (project.root / "reports/train/steps.csv").is_file())
+    wait_for(lambda: stage.poll() is not None or (project.root / "reports/train/steps.csv").is_file())
+    assert stage.poll() is None, stage.communicate()[0]
     workers = psutil.Process(stage.pid).children(recursive=True)
     (second,) = (worker for worker in workers if worker.environ().get("RANK") == "1")
     second.suspend()

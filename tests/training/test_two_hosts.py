@@ -162,7 +162,7 @@ def test_a_link_that_goes_down_while_a_lost_process_is_replaced_ends_both(
 ) -> None:
     """The agents are just meeting again, or the new processes are about to join each other."""
     settings = {"nodes": 2, "batch_size": 2, "max_restarts": 1}
-    command = [str(HERE / "group_member.py"), str(tmp_path), "kill-cut-off", "5", "1"]
+    command = [str(HERE / "group_member.py"), str(tmp_path), "kill-cut-off", "10", "1"]
     both = [launch(command, settings, tmp_path / host, host) for host in hosts]
     wait_for(tmp_path / "0_1")
     if moment == "meeting":
@@ -179,7 +179,7 @@ def test_a_link_that_goes_down_while_a_lost_process_is_replaced_ends_both(
     # By which sentence the other one is named depends on how far the agents have come.
     assert ADDRESSES[0] in results[1][1]
     if moment == "joining":
-        assert f"the processes' common store, on {ADDRESSES[0]}, has not answered for 5 s" in results[1][1]
+        assert f"the processes' common store, on {ADDRESSES[0]}, has not answered for 10 s" in results[1][1]
     assert not any("Traceback" in told for _, told in results)
 
 

@@ -37,7 +37,10 @@ def recipe(words: list[str]) -> None:
         raise PosefoundryError(f"recipe: expected one of {', '.join(files)}, got {name!r}.")
     loaded = {each: load_recipe(path, arguments) for each, path in files.items() if name in (None, each)}
     chosen = {each: recipe for each, recipe in loaded.items() if tier in (None, recipe.tier)}
-    failures = [failure for each, recipe in chosen.items() for failure in _run_recipe(each, recipe, out / each)]
+    failures: list[str] = []
+    for each, recipe in chosen.items():
+        with sole_use(out / each / ".recipe.lock", patience_s=0):
+            failures += _run_recipe(each, recipe, out / each)
     if failures:
         raise RejectedError("Lower than expected:\n  " + "\n  ".join(failures))
 
@@ -58,12 +61,11 @@ def _list_recipes(recipes: dict[str, Recipe]) -> None:
 def _run_recipe(name: str, recipe: Recipe, folder: Path) -> list[str]:
     """Makes the data, trains, judges; prints a table and returns what fell short."""
     print(f"{name}: {recipe.description}")
-    with sole_use(folder / ".recipe.lock", patience_s=0):
-        _prepare_data(recipe, folder)
-        _require_images(recipe, folder)
-        start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
-        _train(recipe, folder)
-        measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
+    _prepare_data(recipe, folder)
+    _require_images(recipe, folder)
+    start = _judge(recipe, recipe.train.weights, folder) if recipe.train.weights else None
+    _train(recipe, folder)
+    measured = _judge(recipe, folder / "weights" / "best.safetensors", folder)
     lines = {metric: _compare(rule, metric, measured, start) for metric, rule in recipe.expected.items()}
     table = Table("metric", "measured", "expected", "", title=f"{name}, {recipe.split} split", title_justify="left")
     for metric, (text, good) in lines.items():

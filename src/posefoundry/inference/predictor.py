@@ -19,8 +19,8 @@ from posefoundry.inference.postprocess import best_detections, non_max_suppressi
 from posefoundry.inference.results import PoseResult
 from posefoundry.machine import usable_cores
 
-# Threads read, letterbox and stack images, this many batches ahead, and suppress overlaps beside the model, which lets
-# go of Python's lock as most of these do.
+# Threads that read, letterbox and stack images and suppress overlaps while the model works on others; like the model,
+# most of this lets go of Python's lock.
 MAX_HELPERS = 8
 BATCHES_AHEAD = 2
 # Images of many shapes wait for others of theirs; with this many waiting the fullest group goes first.
@@ -112,8 +112,8 @@ class Predictor:
         some batches are in memory at a time.
 
         Args:
-            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, more than a
-                batch of them by threads, ahead of the model.
+            images: BGR uint8 arrays (H, W, 3), paths, or fitted images; each is asked for once, by threads and
+                ahead of the model where they are more than a batch.
             batch_size: Images a forward pass.
             progress: Called with the number of images done and of all, after each batch.
 
@@ -223,7 +223,7 @@ class _Directly(Executor):
 
 
 def _helpers(n_batches: int) -> Executor:
-    """Returns threads, or none for a single batch, beside which there is nothing to do."""
+    """Returns threads, or none where there is one batch or little more: nothing would be left to do beside it."""
     return ThreadPoolExecutor(min(MAX_HELPERS, usable_cores())) if n_batches > 1 else _Directly()
 
 
@@ -242,7 +242,7 @@ def _batches(images: Iterable[_Waiting], batch_size: int) -> Iterator[list[_Wait
 
 
 def _one_ahead(items: Iterable[T]) -> Iterator[T]:
-    """Hands on the items, each once the next one has been asked for."""
+    """Hands on the items, each once the next one is there."""
     ahead: list[T] = []
     for item in items:
         yield from ahead

@@ -18,7 +18,8 @@ class PoseResult:
         image_size_hw: Size of the source image.
         path: Where the image was read from, if it was.
         speed_ms: Milliseconds this image took: `preprocess`, `inference`, `postprocess`; a batch's time is shared
-            equally among its images.
+            equally among its images. Where they are more than a batch, threads work on others meanwhile, so the
+            sum is more than the time that passed.
     """
 
     boxes_xyxy: np.ndarray

@@ -85,8 +85,11 @@ class ImageCache:
                 # Last and in one piece: by its size a reader knows that an image is there.
                 os.pwrite(self._file, SIZE.pack(*image.shape[:2]), self._size_at(index))
         except OSError as error:
-            self.limit_bytes = 0
-            print(f"The image cache is full; further images are read from disk each time: {error}.", file=sys.stderr)
+            is_news, self.limit_bytes = self.limit_bytes > 0, 0
+            if is_news:  # another thread may have met it first
+                print(
+                    f"The image cache is full; further images are read from disk each time: {error}.", file=sys.stderr
+                )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

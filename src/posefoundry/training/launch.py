@@ -193,8 +193,6 @@ class _Agent(LocalElasticAgent):
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         with suppress(RendezvousConnectionError):  # where the store is gone, the rendezvous says so
             self._asks(lambda store: store.set(f"back/{worker_group.group_rank}", ""))
-        # Those left wait for the lost one: they have nothing to save, and on a GPU they would not hear of SIGTERM.
-        self._signal_all(signal.SIGKILL)
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -341,7 +339,7 @@ def _run(agent: _Agent) -> RunResult:
         raise RendezvousConnectionError(str(error.__cause__ or error)) from None
     finally:
         handler = agent.get_worker_group().spec.rdzv_handler
-        with suppress(RendezvousError):
+        with suppress(RendezvousError, SignalException):
             if leave_open:
                 # Torch's thread that tells the others of this host would come back while Python ends, and abort it.
                 _answer(handler._stop_heartbeats, LAST_HEARTBEAT_S)  # type: ignore[attr-defined]
@@ -381,9 +379,10 @@ def _lost(result: RunResult) -> dict[int, int]:
     codes = {rank: failure.exitcode for rank, failure in sorted(result.failures.items())}
     if PosefoundryError.exit_status in codes.values():
         return {rank: code for rank, code in codes.items() if code == PosefoundryError.exit_status}
-    # By SIGABRT NCCL's watchdog ends a process whose peer is lost.
-    consequences = (-signal.SIGTERM, -signal.SIGABRT, LOST_PEER_STATUS)
-    return {rank: code for rank, code in codes.items() if code not in consequences} or codes
+    # By SIGABRT NCCL's watchdog ends a process whose peer is lost; others may do so of their own.
+    for consequences in ((-signal.SIGTERM, LOST_PEER_STATUS), (-signal.SIGABRT,)):
+        codes = {rank: code for rank, code in codes.items() if code not in consequences} or codes
+    return codes
 
 
 def _ending(exit_code: int) -> str:
